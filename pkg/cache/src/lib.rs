@@ -1,0 +1,31 @@
+//! Blocks kept nearby: plain bytes in memory and on local disks, named by their immutable key.
+//!
+//! A block is looked for in memory, then on disk; what comes from disk is verified as the level
+//! asks, and a file that fails is removed and counts as absent. Storing never waits: memory at
+//! once, the disk through a bounded queue that drops what it has no room for. The files lie exactly
+//! where JuiceFS looks for them and look exactly as it writes them (volume format 9), so both
+//! clients may share a directory.
+//!
+//! The rule kept: nothing here is the only copy, so every failure is a miss. A directory that fails
+//! is taken out with one warning and the others go on.
+//!
+//! Not here: fetching a block that is missing (`cairn_chunk`), and blocks that wait for upload.
+
+mod block_cache;
+mod block_file;
+mod config;
+mod dir;
+mod disk;
+mod error;
+mod index;
+mod memory;
+mod ring;
+mod room;
+mod staged;
+mod stats;
+
+pub use block_cache::BlockCache;
+pub use config::{ChecksumLevel, Config, Eviction};
+pub use error::{Error, Result};
+pub use staged::find_staged;
+pub use stats::CacheStats;

@@ -1,0 +1,27 @@
+//! Cuts slices into immutable blocks, and reads them back.
+//!
+//! A slice is cut every `block_bytes`; its last block may be shorter. Nothing here is ever
+//! overwritten: writing the same bytes of a file again is a new slice.
+//!
+//! The order that must hold: [`SliceWriter::finish`] returns a [`StoredSlice`] only after every
+//! block is stored, and nobody else can make one, so metadata never names a block that is not there.
+//!
+//! Cost: a write is copied once, into pages; an uncompressed block leaves as those very pages. A
+//! read from memory is a reference into the cached block. A missing block is one GET, however many
+//! readers want it.
+//!
+//! Not here: which slice a reader sees at an offset (`cairn_meta::overlay`), and files.
+
+mod chunk_store;
+mod config;
+mod error;
+mod slice_writer;
+mod stats;
+mod pool;
+
+pub use chunk_store::{ChunkStore, Depth};
+pub use config::Config;
+pub use error::{Error, Result};
+pub use pool::Reservation;
+pub use slice_writer::{SliceWriter, StoredSlice};
+pub use stats::ChunkStats;

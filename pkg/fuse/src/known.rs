@@ -1,0 +1,135 @@
+//! What the kernel holds about inodes, as far as our answers depend on it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cairn_types::{Attr, Ino, Timestamp};
+use parking_lot::Mutex;
+
+const SHARDS: usize = 16;
+/// Inodes remembered per shard. One that is dropped merely loses its cached pages at its next open.
+const SHARD_INODES_MAX: usize = 16 << 10;
+
+/// Content as it was when a file was opened last. `ctime` tells a rewrite whose mtime was set back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Content {
+    mtime: Timestamp,
+    ctime: Timestamp,
+    length: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    opened: Option<Content>,
+    /// It has a setuid or setgid bit that a write by somebody else takes away.
+    privileged: bool,
+}
+
+/// Inodes the kernel knows: content at the last open, and privilege bits.
+pub(crate) struct KnownInodes {
+    shards: [Mutex<HashMap<Ino, Known>>; SHARDS],
+    privileged: AtomicUsize,
+}
+
+impl KnownInodes {
+    pub(crate) fn new() -> KnownInodes {
+        KnownInodes { shards: Default::default(), privileged: AtomicUsize::new(0) }
+    }
+
+    /// Records an open. Is the content what it was at the last one, so that the kernel's pages may stay?
+    pub(crate) fn opened(&self, ino: Ino, attr: &Attr) -> bool {
+        let now = Content { mtime: attr.mtime, ctime: attr.ctime, length: attr.length };
+        let mut shard = self.shard(ino).lock();
+        if shard.len() >= SHARD_INODES_MAX && !shard.contains_key(&ino) {
+            shard.retain(|_, known| known.privileged);
+        }
+        shard.entry(ino).or_default().opened.replace(now) == Some(now)
+    }
+
+    /// Records the attributes the kernel is about to be told.
+    pub(crate) fn saw(&self, ino: Ino, attr: &Attr) {
+        let privileged = attr.is_file() && is_privileged(attr.mode);
+        if !privileged && self.privileged.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut shard = self.shard(ino).lock();
+        if !privileged && !shard.contains_key(&ino) {
+            return;
+        }
+        let known = shard.entry(ino).or_default();
+        match (known.privileged, privileged) {
+            (false, true) => _ = self.privileged.fetch_add(1, Ordering::AcqRel),
+            (true, false) => _ = self.privileged.fetch_sub(1, Ordering::AcqRel),
+            _ => {}
+        }
+        known.privileged = privileged;
+    }
+
+    /// Does the file have bits that a write by somebody else takes away?
+    pub(crate) fn is_privileged(&self, ino: Ino) -> bool {
+        self.privileged.load(Ordering::Acquire) != 0 && self.shard(ino).lock().get(&ino).is_some_and(|k| k.privileged)
+    }
+
+    /// The kernel has dropped the inode, and its pages with it.
+    pub(crate) fn forget(&self, ino: Ino) {
+        if let Some(known) = self.shard(ino).lock().remove(&ino)
+            && known.privileged
+        {
+            self.privileged.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Known>> {
+        &self.shards[ino.0 as usize % SHARDS]
+    }
+}
+
+/// setuid, or setgid together with group-execute (without it, it marks mandatory locking).
+fn is_privileged(mode: u16) -> bool {
+    mode & 0o4000 != 0 || mode & 0o2010 == 0o2010
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(mode: u16, length: u64, nanos: u32) -> Attr {
+        let t = Timestamp { secs: 1, nanos };
+        Attr { mode, length, mtime: t, ctime: t, ..Attr::default() }
+    }
+
+    #[test]
+    fn pages_stay_only_if_times_and_length_are_those_of_the_last_open() {
+        let known = KnownInodes::new();
+        assert!(!known.opened(Ino(2), &file(0o644, 10, 5)), "never opened before");
+        assert!(known.opened(Ino(2), &file(0o644, 10, 5)));
+        assert!(!known.opened(Ino(2), &file(0o644, 10, 6)), "a nanosecond later");
+        assert!(!known.opened(Ino(2), &file(0o644, 11, 6)), "longer");
+        let set_back = Attr { ctime: Timestamp { secs: 9, nanos: 0 }, ..file(0o644, 11, 6) };
+        assert!(!known.opened(Ino(2), &set_back), "rewritten, mtime set back");
+        known.forget(Ino(2));
+        assert!(!known.opened(Ino(2), &set_back), "forgotten");
+    }
+
+    #[test]
+    fn privilege_bits_are_followed() {
+        let known = KnownInodes::new();
+        known.saw(Ino(2), &file(0o4755, 0, 0));
+        known.saw(Ino(3), &file(0o2644, 0, 0));
+        assert!(known.is_privileged(Ino(2)) && !known.is_privileged(Ino(3)));
+        known.saw(Ino(2), &file(0o755, 0, 0));
+        assert!(!known.is_privileged(Ino(2)));
+        known.saw(Ino(2), &file(0o2755, 0, 0));
+        known.forget(Ino(2));
+        assert!(!known.is_privileged(Ino(2)));
+    }
+
+    #[test]
+    fn the_table_stays_bounded() {
+        let known = KnownInodes::new();
+        for n in 0..(SHARDS * SHARD_INODES_MAX * 2) as u64 {
+            known.opened(Ino(n), &file(0o644, 0, 0));
+        }
+        assert!(known.shards.iter().all(|s| s.lock().len() <= SHARD_INODES_MAX));
+    }
+}

@@ -1,0 +1,88 @@
+//! The trait every backend and decorator implements.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::Result;
+
+/// What a listing or a HEAD says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Key, below the store's prefix.
+    pub key: String,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// When it was put; `UNIX_EPOCH` if the store does not say.
+    pub modified: SystemTime,
+}
+
+/// A body in pieces, sent as one object without being joined first. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Payload(pub Vec<Bytes>);
+
+impl Payload {
+    /// Total bytes.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    /// No bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One piece; copies unless there is just one.
+    pub fn to_bytes(&self) -> Bytes {
+        match self.0.as_slice() {
+            [one] => one.clone(),
+            pieces => pieces.concat().into(),
+        }
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Payload {
+    fn from(bytes: T) -> Self {
+        Payload(vec![bytes.into()])
+    }
+}
+
+/// A flat space of immutable objects.
+///
+/// Keys are `/`-separated and never start with `/`. An object is seen whole or not at all.
+#[async_trait]
+pub trait ObjectStore: Send + Sync + Debug + 'static {
+    /// Where the objects are, for people: scheme and place, never a secret.
+    fn describe(&self) -> String;
+
+    /// The object's bytes, or those of `range` that exist (past the end: none). The whole object's
+    /// checksum is verified where the store keeps one.
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes>;
+
+    /// Stores an object, replacing one of the same key. When it returns the store has it durably.
+    async fn put(&self, key: &str, body: Payload) -> Result<()>;
+
+    /// Removes an object; one that is not there counts as removed.
+    async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Size and time of an object.
+    async fn head(&self, key: &str) -> Result<ObjectInfo>;
+
+    /// All objects whose key starts with `prefix` and is greater than `after`, in byte order.
+    fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>>;
+
+    /// Makes the place itself (bucket, folder) if it is missing and the backend can.
+    async fn create(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The part of `range` that an object of `bytes` bytes has.
+pub(crate) fn clip(range: Range<u64>, bytes: u64) -> Range<u64> {
+    let end = range.end.min(bytes);
+    range.start.min(end)..end
+}

@@ -1,0 +1,8 @@
+//! The suite every backend passes, and a store that fails on purpose.
+
+mod faulty;
+mod suite;
+
+pub use crate::mem::MemStore;
+pub use faulty::{Faults, FaultyStore};
+pub use suite::suite;

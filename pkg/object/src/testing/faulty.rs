@@ -1,0 +1,225 @@
+//! A store that is slow, fails and lies, from a seed.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_env::Env;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+
+/// How often a [`FaultyStore`] misbehaves. All ratios are out of 1000 calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Each call takes up to this long.
+    pub delay_max: Duration,
+    /// Calls that fail before anything was done.
+    pub fail_per_mille: u32,
+    /// Puts and deletes that are done and then reported as failed.
+    pub fail_after_per_mille: u32,
+    /// Gets that give one bit wrong.
+    pub damage_per_mille: u32,
+}
+
+/// Wraps a store and misbehaves as told. Everything random comes from the [`Env`].
+#[derive(Debug)]
+pub struct FaultyStore {
+    env: Env,
+    inner: Arc<dyn ObjectStore>,
+    faults: Mutex<Faults>,
+    damaged: Mutex<HashSet<String>>,
+    is_up: watch::Sender<bool>,
+    is_held: watch::Sender<bool>,
+    waiting: watch::Sender<u64>,
+    gets: AtomicU64,
+    puts: AtomicU64,
+    deletes: AtomicU64,
+}
+
+impl FaultyStore {
+    /// A wrapper that does not misbehave yet.
+    pub fn new(env: &Env, inner: Arc<dyn ObjectStore>) -> Arc<FaultyStore> {
+        Arc::new(FaultyStore {
+            env: env.clone(),
+            inner,
+            faults: Mutex::default(),
+            damaged: Mutex::default(),
+            is_up: watch::Sender::new(true),
+            is_held: watch::Sender::new(false),
+            waiting: watch::Sender::new(0),
+            gets: AtomicU64::new(0),
+            puts: AtomicU64::new(0),
+            deletes: AtomicU64::new(0),
+        })
+    }
+
+    /// Misbehave like this from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        *self.faults.lock() = faults;
+    }
+
+    /// Every call fails from now on.
+    pub fn down(&self) {
+        self.is_up.send_replace(false);
+    }
+
+    /// Calls work again.
+    pub fn up(&self) {
+        self.is_up.send_replace(true);
+    }
+
+    /// Calls made from now on stand still until [`FaultyStore::release`].
+    pub fn hold(&self) {
+        self.is_held.send_replace(true);
+    }
+
+    /// Lets calls go on that stand still.
+    pub fn release(&self) {
+        self.is_held.send_replace(false);
+    }
+
+    /// Waits until `calls` calls stand still at the same time.
+    pub async fn held(&self, calls: u64) {
+        let mut waiting = self.waiting.subscribe();
+        waiting.wait_for(|n| *n >= calls).await.expect("the sender lives in self");
+    }
+
+    /// Every get of `key` gives one bit wrong until it is put again.
+    pub fn damage(&self, key: &str) {
+        self.damaged.lock().insert(key.to_owned());
+    }
+
+    /// Gets so far, failed ones included.
+    pub fn gets(&self) -> u64 {
+        self.gets.load(Ordering::SeqCst)
+    }
+
+    /// Puts so far, failed ones included.
+    pub fn puts(&self) -> u64 {
+        self.puts.load(Ordering::SeqCst)
+    }
+
+    /// Deletes so far, failed ones included.
+    pub fn deletes(&self) -> u64 {
+        self.deletes.load(Ordering::SeqCst)
+    }
+
+    fn strikes(&self, per_mille: u32) -> bool {
+        per_mille > 0 && self.env.random_below(1000) < u64::from(per_mille)
+    }
+
+    async fn before(&self, action: &'static str, key: &str) -> Result<Faults> {
+        self.stand_still().await;
+        let faults = self.faults.lock().clone();
+        if !faults.delay_max.is_zero() {
+            let nanos = self.env.random_below(faults.delay_max.as_nanos() as u64 + 1);
+            self.env.sleep(Duration::from_nanos(nanos)).await;
+        }
+        if !*self.is_up.borrow() || self.strikes(faults.fail_per_mille) {
+            return Err(failed(action, key, "the store is down"));
+        }
+        Ok(faults)
+    }
+
+    async fn stand_still(&self) {
+        let mut held = self.is_held.subscribe();
+        if !*held.borrow_and_update() {
+            return;
+        }
+        self.waiting.send_modify(|n| *n += 1);
+        let _leave = Leave(&self.waiting);
+        held.wait_for(|held| !held).await.expect("the sender lives in self");
+    }
+
+    fn after(&self, action: &'static str, key: &str, faults: &Faults) -> Result<()> {
+        if self.strikes(faults.fail_after_per_mille) {
+            return Err(failed(action, key, "the answer was lost"));
+        }
+        Ok(())
+    }
+}
+
+/// One call less stands still, also when it was given up.
+struct Leave<'a>(&'a watch::Sender<u64>);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+fn failed(action: &'static str, key: &str, reason: &str) -> Error {
+    Error::Unavailable { action, key: key.to_owned(), reason: reason.to_owned(), persistent: false }
+}
+
+fn flip_a_bit(bytes: &Bytes, random: u64) -> Bytes {
+    let mut copy = bytes.to_vec();
+    if !copy.is_empty() {
+        let bit = (random % (copy.len() as u64 * 8)) as usize;
+        copy[bit / 8] ^= 1 << (bit % 8);
+    }
+    copy.into()
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    fn describe(&self) -> String {
+        format!("faulty {}", self.inner.describe())
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        let faults = self.before("get", key).await?;
+        let bytes = self.inner.get(key, range).await?;
+        if self.strikes(faults.damage_per_mille) || self.damaged.lock().contains(key) {
+            return Ok(flip_a_bit(&bytes, self.env.random()));
+        }
+        Ok(bytes)
+    }
+
+    async fn put(&self, key: &str, body: Payload) -> Result<()> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        let faults = self.before("put", key).await?;
+        self.inner.put(key, body).await?;
+        self.damaged.lock().remove(key);
+        self.after("put", key, &faults)
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.deletes.fetch_add(1, Ordering::SeqCst);
+        let faults = self.before("delete", key).await?;
+        self.inner.delete(key).await?;
+        self.after("delete", key, &faults)
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectInfo> {
+        self.before("head", key).await?;
+        self.inner.head(key).await
+    }
+
+    fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        let prefix = prefix.to_owned();
+        let items = self.inner.list(&prefix, after);
+        items
+            .then(move |item| {
+                let prefix = prefix.clone();
+                async move {
+                    self.before("list", &prefix).await?;
+                    item
+                }
+            })
+            .boxed()
+    }
+
+    async fn create(&self) -> Result<()> {
+        self.inner.create().await
+    }
+}

@@ -1,0 +1,382 @@
+//! What this client knows of one inode it has open or has not committed fully.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cairn_chunk::{Reservation, SliceWriter};
+use cairn_types::layout::chunk_start;
+use cairn_types::{Attr, ChunkIndex, ChunkSpan, Ino, Timestamp};
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, RwLock};
+
+use crate::Error;
+use crate::pending::{Slot, Upload};
+use crate::ranges::Run;
+
+/// Open slots that one chunk may have; older ones take no more data (volume format 11.2).
+const OPEN_SLOTS_PER_CHUNK: usize = 4;
+
+/// Slots of a file beyond which writers wait for a flush.
+pub(crate) const SLOTS_MAX: usize = 4096;
+
+/// Slots of a file beyond which they are flushed without waiting for their age.
+pub(crate) const SLOTS_SOFT: usize = 2048;
+
+/// One inode. Lock order: `gate`, then `commit`, then `state`.
+pub(crate) struct File {
+    pub(crate) ino: Ino,
+    /// Writers hold it shared while they copy; what changes the length or the list otherwise holds
+    /// it alone, so that no write slips in between its drain and its change.
+    pub(crate) gate: RwLock<()>,
+    /// Held by whoever commits: the order of the file's commits.
+    pub(crate) commit: tokio::sync::Mutex<()>,
+    /// Told whenever slots have left the queue.
+    pub(crate) drained: Notify,
+    state: Mutex<State>,
+}
+
+/// The part that is guarded by a plain lock.
+pub(crate) struct State {
+    /// Handles of this inode.
+    pub(crate) opens: usize,
+    /// Attributes as metadata told them last.
+    attr: Attr,
+    /// Counts changes of our own; attributes asked for before one are not believed after it.
+    epoch: u64,
+    /// Uncommitted runs, oldest first. `seq` grows by one from slot to slot.
+    pub(crate) queue: VecDeque<Slot>,
+    next_seq: u64,
+    /// The newest slots of each chunk that may take more data, oldest first.
+    open: HashMap<ChunkIndex, Vec<u64>>,
+    /// End of the uncommitted data; 0 if there is none.
+    dirty_end: u64,
+    /// mtime of the last change of content, ours or committed.
+    mtime: Timestamp,
+    /// What utimes said since the last write: the next commit sets just that.
+    set_mtime: Option<Timestamp>,
+    /// Data dropped for good, in order of events: told once per handle.
+    pub(crate) losses: u64,
+    last_loss: Option<Error>,
+    /// Closes told to metadata once the queue is empty.
+    pub(crate) owed_releases: usize,
+    /// Failed background flushes in a row, and when to try again.
+    pub(crate) failures: u32,
+    pub(crate) retry_at: Option<Instant>,
+    /// A background flush is under way.
+    pub(crate) flushing: bool,
+}
+
+/// What a write did.
+pub(crate) struct Placed {
+    /// Bytes taken; fewer than asked only when slice ids ran out.
+    pub(crate) bytes: usize,
+    /// The newest slot it touched.
+    pub(crate) seq: u64,
+    /// Nothing was dirty before.
+    pub(crate) first: bool,
+}
+
+impl File {
+    pub(crate) fn new(ino: Ino, attr: Attr) -> File {
+        File {
+            ino,
+            gate: RwLock::new(()),
+            commit: tokio::sync::Mutex::new(()),
+            drained: Notify::new(),
+            state: Mutex::new(State {
+                opens: 0,
+                attr,
+                epoch: 0,
+                queue: VecDeque::new(),
+                next_seq: 0,
+                open: HashMap::new(),
+                dirty_end: 0,
+                mtime: attr.mtime,
+                set_mtime: None,
+                losses: 0,
+                last_loss: None,
+                owed_releases: 0,
+                failures: 0,
+                retry_at: None,
+                flushing: false,
+            }),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
+
+impl State {
+    /// Length as this client sees it: committed or not.
+    pub(crate) fn length(&self) -> u64 {
+        self.dirty_end.max(self.attr.length)
+    }
+
+    /// Attributes as this client sees them.
+    pub(crate) fn local(&self, mut attr: Attr) -> Attr {
+        if !self.queue.is_empty() {
+            attr.length = attr.length.max(self.dirty_end);
+            attr.mtime = self.mtime;
+            attr.ctime = attr.ctime.max(attr.mtime);
+        }
+        attr
+    }
+
+    pub(crate) fn attr(&self) -> Attr {
+        self.attr
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes attributes that were asked for at `epoch`; older ones are answered with what is known.
+    pub(crate) fn seen(&mut self, attr: Attr, epoch: u64) -> Attr {
+        if epoch == self.epoch {
+            self.attr = attr;
+            self.mtime = if self.queue.is_empty() { attr.mtime } else { self.mtime };
+        }
+        self.local(self.attr)
+    }
+
+    /// Takes attributes that a change of our own has answered.
+    pub(crate) fn changed(&mut self, attr: Attr) {
+        self.epoch += 1;
+        self.attr = attr;
+        if self.queue.is_empty() {
+            self.mtime = attr.mtime;
+        }
+    }
+
+    /// The time of a change of content made now: later than the last one.
+    fn next_mtime(&mut self, now: Timestamp) -> Timestamp {
+        self.mtime = now.max(self.mtime.plus(Duration::from_nanos(1)));
+        self.set_mtime = None;
+        self.mtime
+    }
+
+    /// What utimes says holds for everything written before it.
+    pub(crate) fn override_mtime(&mut self, mtime: Timestamp) {
+        self.mtime = mtime;
+        if !self.queue.is_empty() {
+            self.queue.iter_mut().for_each(|s| s.mtime = mtime);
+            self.set_mtime = Some(mtime);
+        }
+    }
+
+    /// The modification time that a commit sets whatever its slices say.
+    pub(crate) fn set_mtime(&self) -> Option<Timestamp> {
+        self.set_mtime
+    }
+
+    /// Newest slot; `None` if nothing is dirty.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.queue.back().map(|s| s.seq)
+    }
+
+    /// Bytes not committed.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.queue.iter().map(|s| u64::from(s.len)).sum()
+    }
+
+    /// Slots up to `upto` take no more data.
+    pub(crate) fn freeze(&mut self, upto: u64) {
+        self.queue.iter_mut().take_while(|s| s.seq <= upto).for_each(|s| s.frozen = true);
+        self.open.retain(|_, seqs| {
+            seqs.retain(|seq| *seq > upto);
+            !seqs.is_empty()
+        });
+    }
+
+    /// The slot numbered `seq`.
+    pub(crate) fn slot_mut(&mut self, seq: u64) -> Option<&mut Slot> {
+        let front = self.queue.front()?.seq;
+        self.queue.get_mut(usize::try_from(seq.checked_sub(front)?).ok()?)
+    }
+
+    /// Removes the `count` oldest slots.
+    pub(crate) fn pop(&mut self, count: usize) -> Vec<Slot> {
+        let slots: Vec<Slot> = self.queue.drain(..count).collect();
+        debug_assert!(slots.iter().all(|s| s.frozen), "only frozen slots leave");
+        self.dirty_end = self.queue.iter().map(slot_end).max().unwrap_or(0);
+        if self.queue.is_empty() {
+            self.set_mtime = None;
+        }
+        slots
+    }
+
+    /// Data was dropped for good: every handle will be told.
+    pub(crate) fn lost(&mut self, error: Error) {
+        self.losses += 1;
+        self.last_loss = Some(error);
+    }
+
+    /// The loss that a handle which knows of `told` of them has not heard of.
+    pub(crate) fn loss_since(&self, told: u64) -> Option<Error> {
+        if self.losses > told { self.last_loss.clone() } else { None }
+    }
+
+    /// Uncommitted runs in `[pos, pos + len)` of a chunk, oldest first.
+    pub(crate) fn runs(&self, index: ChunkIndex, pos: u32, len: u32) -> Vec<Run> {
+        let end = pos + len;
+        let overlapping = self.queue.iter().filter(|s| s.index == index && s.overlaps(pos, end));
+        overlapping.map(|s| Run { pos: s.pos, len: s.len, off: s.off, upload: s.upload.clone() }).collect()
+    }
+
+    /// Chunks that hold uncommitted bytes.
+    pub(crate) fn dirty_chunks(&self) -> Vec<ChunkIndex> {
+        let mut chunks: Vec<_> = self.queue.iter().map(|s| s.index).collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        chunks
+    }
+
+    /// Copies `data` into the slots of the chunks it falls into. `new_writer` begins a slice; it
+    /// answers `None` when there is no id at hand.
+    pub(crate) fn place(
+        &mut self,
+        spans: impl Iterator<Item = ChunkSpan>,
+        data: &[u8],
+        room: &mut Reservation,
+        clock: (Instant, Timestamp),
+        mut new_writer: impl FnMut() -> Option<SliceWriter>,
+    ) -> Placed {
+        let mut placed = Placed { bytes: 0, seq: self.next_seq.saturating_sub(1), first: self.queue.is_empty() };
+        let mtime = self.next_mtime(clock.1);
+        for span in spans {
+            let piece = &data[span.at as usize..][..span.len as usize];
+            let seq = match self.extend(span, piece, room, clock.0, mtime) {
+                Some(seq) => seq,
+                None => match new_writer() {
+                    Some(writer) => self.begin(span, piece, room, clock.0, mtime, writer),
+                    None => break,
+                },
+            };
+            self.dirty_end = self.dirty_end.max(chunk_start(span.index) + u64::from(span.pos + span.len));
+            placed.seq = placed.seq.max(seq);
+            placed.bytes += piece.len();
+        }
+        placed
+    }
+
+    /// Goes on in an open slot: the newest that accepts, as long as none newer overlaps the range.
+    fn extend(
+        &mut self,
+        span: ChunkSpan,
+        piece: &[u8],
+        room: &mut Reservation,
+        now: Instant,
+        mtime: Timestamp,
+    ) -> Option<u64> {
+        let open = self.open.get(&span.index)?.clone();
+        for seq in open.into_iter().rev() {
+            let slot = self.slot_mut(seq)?;
+            let off = span.pos.checked_sub(slot.pos);
+            if let Some(off) = off
+                && slot.accepts(span.pos)
+                && slot.upload.writer.write_at(off, piece, room)
+            {
+                slot.len = slot.len.max(off + span.len);
+                slot.touched = now;
+                slot.mtime = mtime;
+                return Some(seq);
+            }
+            if slot.overlaps(span.pos, span.pos + span.len) {
+                return None;
+            }
+        }
+        None
+    }
+
+    fn begin(
+        &mut self,
+        span: ChunkSpan,
+        piece: &[u8],
+        room: &mut Reservation,
+        now: Instant,
+        mtime: Timestamp,
+        writer: SliceWriter,
+    ) -> u64 {
+        let taken = writer.write_at(0, piece, room);
+        assert!(taken, "a fresh slice takes its first bytes");
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.queue.push_back(Slot {
+            seq,
+            index: span.index,
+            pos: span.pos,
+            len: span.len,
+            off: 0,
+            upload: Upload::new(writer),
+            frozen: false,
+            born: now,
+            touched: now,
+            mtime,
+        });
+        let open = self.open.entry(span.index).or_default();
+        open.push(seq);
+        if open.len() > OPEN_SLOTS_PER_CHUNK {
+            let oldest = open.remove(0);
+            if let Some(slot) = self.slot_mut(oldest) {
+                slot.frozen = true;
+            }
+        }
+        seq
+    }
+}
+
+fn slot_end(slot: &Slot) -> u64 {
+    chunk_start(slot.index) + u64::from(slot.end())
+}
+
+/// All inodes this client has open or has not committed fully.
+#[derive(Default)]
+pub(crate) struct FileTable {
+    files: DashMap<Ino, Arc<File>>,
+}
+
+impl FileTable {
+    /// Counts a handle of an inode whose attributes were just read.
+    pub(crate) fn open(&self, ino: Ino, attr: Attr) -> Arc<File> {
+        let file = self.files.entry(ino).or_insert_with(|| Arc::new(File::new(ino, attr)));
+        file.state().opens += 1;
+        file.clone()
+    }
+
+    /// Takes a handle back. True if it was the last one and nothing is left to commit: the inode
+    /// is forgotten.
+    pub(crate) fn close(&self, file: &File) -> bool {
+        let Entry::Occupied(entry) = self.files.entry(file.ino) else { return false };
+        let idle = {
+            let mut state = entry.get().state();
+            state.opens -= 1;
+            state.opens == 0 && state.queue.is_empty()
+        };
+        if idle {
+            entry.remove();
+        }
+        idle
+    }
+
+    /// Forgets an inode without handles whose data is committed. True if that is so.
+    pub(crate) fn forget_if_idle(&self, ino: Ino) -> bool {
+        self.files.remove_if(&ino, |_, file| {
+            let state = file.state();
+            state.opens == 0 && state.queue.is_empty()
+        }).is_some()
+    }
+
+    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<File>> {
+        self.files.get(&ino).map(|f| f.clone())
+    }
+
+    /// Every file with something uncommitted.
+    pub(crate) fn dirty(&self) -> Vec<Arc<File>> {
+        self.files.iter().filter(|f| !f.state().queue.is_empty()).map(|f| f.clone()).collect()
+    }
+}

@@ -1,0 +1,168 @@
+//! Handles: what an open file or directory is to its caller.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use cairn_types::{Attr, Ino};
+use parking_lot::Mutex;
+use sharded_slab::Slab;
+
+use crate::control::ControlHandle;
+use crate::dir::DirHandle;
+use crate::file::File;
+use crate::readahead::Ahead;
+use crate::virtual_files::TextHandle;
+use crate::{Error, Result, accesslog};
+
+/// An open file or directory. Never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fh(pub u64);
+
+impl fmt::Display for Fh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenFlags {
+    /// Reading is allowed.
+    pub read: bool,
+    /// Writing is allowed.
+    pub write: bool,
+    /// Every write goes to the end.
+    pub append: bool,
+    /// Cut to nothing first.
+    pub truncate: bool,
+    /// O_SYNC or O_DSYNC: every write is durable when it returns.
+    pub sync: bool,
+}
+
+impl OpenFlags {
+    /// Reads the flags of open(2).
+    pub fn from_bits(bits: i32) -> OpenFlags {
+        let access = bits & libc::O_ACCMODE;
+        OpenFlags {
+            read: access == libc::O_RDONLY || access == libc::O_RDWR,
+            write: access == libc::O_WRONLY || access == libc::O_RDWR,
+            append: bits & libc::O_APPEND != 0,
+            truncate: bits & libc::O_TRUNC != 0,
+            sync: bits & (libc::O_SYNC | libc::O_DSYNC) != 0,
+        }
+    }
+
+    /// For reading only.
+    pub fn reading() -> OpenFlags {
+        OpenFlags { read: true, ..Default::default() }
+    }
+
+    /// For reading and writing.
+    pub fn writing() -> OpenFlags {
+        OpenFlags { read: true, write: true, ..Default::default() }
+    }
+
+    pub(crate) fn how(self) -> cairn_meta::OpenHow {
+        cairn_meta::OpenHow { read: self.read, write: self.write, append: self.append, truncate: self.truncate }
+    }
+}
+
+/// An opened file.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// The handle.
+    pub fh: Fh,
+    /// Attributes at the time.
+    pub attr: Attr,
+    /// Content is as it was when this client had the file open last: caches above may stay.
+    pub keep_cache: bool,
+    /// Content must not be cached above: virtual files.
+    pub direct: bool,
+    /// The file is new (`create` only).
+    pub created: bool,
+}
+
+/// One open of a file.
+pub(crate) struct FileHandle {
+    pub(crate) file: Arc<File>,
+    pub(crate) flags: OpenFlags,
+    /// Losses of the file that this handle has been told of, or that happened before it.
+    told: AtomicU64,
+    pub(crate) ahead: Mutex<Ahead>,
+    /// Some owner took a POSIX lock through it: its flush must look for locks to drop.
+    pub(crate) locked: AtomicBool,
+}
+
+impl FileHandle {
+    pub(crate) fn new(file: Arc<File>, flags: OpenFlags) -> FileHandle {
+        let told = AtomicU64::new(file.state().losses);
+        FileHandle { file, flags, told, ahead: Mutex::default(), locked: AtomicBool::new(false) }
+    }
+
+    /// The error this handle has not been told yet, if there is one. Telling it is what this does.
+    pub(crate) fn take_error(&self) -> Option<Error> {
+        let state = self.file.state();
+        let told = self.told.swap(state.losses, Ordering::AcqRel);
+        state.loss_since(told)
+    }
+}
+
+/// What a handle number stands for.
+#[derive(Clone)]
+pub(crate) enum Handle {
+    File(Arc<FileHandle>),
+    Dir(Arc<DirHandle>),
+    Text(Arc<TextHandle>),
+    Log(Arc<accesslog::LogReader>),
+    Control(Arc<ControlHandle>),
+}
+
+/// All open handles. Numbers are not reused soon.
+pub(crate) struct HandleTable {
+    slab: Slab<Handle>,
+    count: AtomicU64,
+}
+
+impl HandleTable {
+    pub(crate) fn new() -> HandleTable {
+        HandleTable { slab: Slab::new(), count: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn insert(&self, handle: Handle) -> Result<Fh> {
+        let key = self.slab.insert(handle).ok_or(Error::TooManyHandles)?;
+        self.count.fetch_add(1, Ordering::Relaxed);
+        // Shifted by one, because 0 means "no handle" to some callers.
+        Ok(Fh(key as u64 + 1))
+    }
+
+    pub(crate) fn get(&self, fh: Fh) -> Result<Handle> {
+        let key = fh.0.checked_sub(1).ok_or(Error::BadHandle { fh })?;
+        self.slab.get(key as usize).map(|h| h.clone()).ok_or(Error::BadHandle { fh })
+    }
+
+    pub(crate) fn file(&self, fh: Fh) -> Result<Arc<FileHandle>> {
+        match self.get(fh)? {
+            Handle::File(handle) => Ok(handle),
+            _ => Err(Error::BadHandle { fh }),
+        }
+    }
+
+    pub(crate) fn dir(&self, fh: Fh) -> Result<Arc<DirHandle>> {
+        match self.get(fh)? {
+            Handle::Dir(handle) => Ok(handle),
+            _ => Err(Error::BadHandle { fh }),
+        }
+    }
+
+    pub(crate) fn take(&self, fh: Fh) -> Result<Handle> {
+        let key = fh.0.checked_sub(1).ok_or(Error::BadHandle { fh })?;
+        let handle = self.slab.take(key as usize).ok_or(Error::BadHandle { fh })?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Ok(handle)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed) as usize
+    }
+}
