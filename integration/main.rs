@@ -1,1 +1,16 @@
-//! tests
+//! The whole of CairnFS from outside: the real binary through the kernel, the whole stack against
+//! a model, volumes of other writers, other people's test suites.
+//!
+//! Each group can be run alone by its name: `cargo test --test integration mount::`. What needs
+//! root and `/dev/fuse` says so by failing with a sentence.
+
+mod arrows;
+mod bench;
+mod compat;
+mod crash;
+mod faults;
+mod model;
+mod mount;
+mod posix;
+mod sim;
+mod support;

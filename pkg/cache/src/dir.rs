@@ -178,6 +178,10 @@ impl Dir {
             return;
         }
         match self.write_file(key, data) {
+            // Another client is writing the same file: it will be there in a moment.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.index.lock().insert(key, self.now_micros(), self.scan.load(Relaxed), false);
+            }
             Ok(()) => {
                 self.failures.store(0, Relaxed);
                 add(&self.counters.disk_writes, 1);
@@ -223,9 +227,8 @@ impl Dir {
     }
 
     fn write_failed(&self, key: BlockKey, e: &io::Error) {
-        use io::ErrorKind::{AlreadyExists, NotFound, QuotaExceeded, StorageFull};
+        use io::ErrorKind::{NotFound, QuotaExceeded, StorageFull};
         match e.kind() {
-            AlreadyExists => {}
             StorageFull | QuotaExceeded => {
                 if !self.told_full.swap(true, Relaxed) {
                     tracing::warn!(dir = %self.path.display(), "cache directory is full");

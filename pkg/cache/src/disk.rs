@@ -187,7 +187,7 @@ fn open_dirs(env: &Env, config: &Config, counters: &Arc<Counters>) -> Vec<Arc<Di
     let mut paths = config.dirs.clone();
     paths.sort();
     paths.dedup();
-    let share = |total: u64| total.div_ceil(paths.len() as u64);
+    let share = |total: u64| total.div_ceil(paths.len().max(1) as u64);
     let limits = Limits {
         bytes: share(config.disk_bytes),
         items: share(config.disk_items),

@@ -1,12 +1,40 @@
-//! skeleton
-#![expect(unused_variables, clippy::unimplemented, clippy::unused_async, reason = "skeleton")]
-use crate::*;
+//! Slices in an object store: what vfs and jobs call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use cairn_cache::BlockCache;
-use cairn_env::Env;
-use cairn_object::ObjectStore;
-use cairn_types::{BlockKey, SliceId, SliceRef};
-use std::sync::Arc;
+use cairn_env::{Env, TaskSet};
+use cairn_object::{ObjectStore, Payload};
+use cairn_types::layout::{block_count, block_len};
+use cairn_types::{BlockKey, Compression, SliceId, SliceRef};
+use futures::StreamExt;
+use futures::stream;
+use tokio::runtime::Handle;
+
+use crate::fetch::{Fetching, INLINE_CODEC_BYTES};
+use crate::pool::Pool;
+use crate::stats::{Counters, add};
+use crate::{ChunkStats, Config, Error, Reservation, Result, SliceWriter, codec};
+
+/// Blocks of one slice deleted or looked at together.
+const BLOCKS_AT_ONCE: usize = 16;
+/// Free pages go back to the system after this long without a write.
+const IDLE_PERIOD: Duration = Duration::from_secs(30);
+
+/// Slices in an object store, with a bounded buffer in front and the cache beside.
+pub struct ChunkStore {
+    env: Env,
+    object: Arc<dyn ObjectStore>,
+    cache: Arc<BlockCache>,
+    config: Config,
+    pool: Arc<Pool>,
+    fetching: Fetching,
+    tasks: TaskSet,
+    runtime: Handle,
+    counters: Counters,
+}
 
 /// How closely [`ChunkStore::check`] looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,83 +44,245 @@ pub enum Depth {
     /// Does it decode? One GET a block, past the cache.
     Read,
 }
-/// Slices in an object store.
-pub struct ChunkStore {}
+
 impl ChunkStore {
-    /// Inside a tokio runtime.
+    /// Must be called inside a tokio runtime: that is where uploads will run.
     pub fn new(env: Env, object: Arc<dyn ObjectStore>, cache: Arc<BlockCache>, config: Config) -> Arc<ChunkStore> {
-        unimplemented!()
+        let pool = Pool::new(&config);
+        let tasks = TaskSet::new(env.clone());
+        trim_when_idle(&tasks, &pool);
+        Arc::new(ChunkStore {
+            fetching: Fetching::new(&config),
+            runtime: Handle::current(),
+            counters: Counters::default(),
+            env,
+            object,
+            cache,
+            config,
+            pool,
+            tasks,
+        })
     }
+
     /// What it was made with.
     pub fn config(&self) -> &Config {
-        unimplemented!()
+        &self.config
     }
-    /// The cache below.
+
+    /// The cache beside it.
     pub fn cache(&self) -> &Arc<BlockCache> {
-        unimplemented!()
+        &self.cache
     }
-    /// Room for a write of up to `bytes`; waits in line.
+
+    /// The store below it.
+    pub fn object(&self) -> &Arc<dyn ObjectStore> {
+        &self.object
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    pub(crate) fn fetching(&self) -> &Fetching {
+        &self.fetching
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// A task that [`ChunkStore::close`] waits for; also from threads outside the runtime.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let _inside = self.runtime.enter();
+        self.tasks.spawn(task);
+    }
+
+    /// Room for one write of up to `bytes`; waits in line until there is.
+    ///
+    /// A write may touch one page more than its length needs, so this takes up to 64 KiB more; what is
+    /// not used goes back when the reservation is dropped, and the rest when its block is stored.
     pub async fn reserve(&self, bytes: usize) -> Reservation {
-        unimplemented!()
+        self.pool.reserve(bytes).await
     }
-    /// Room for a write of up to `bytes` if there is room now and nobody waits.
+
+    /// The same if there is room now and nobody waits in line. Never waits.
     pub fn try_reserve(&self, bytes: usize) -> Option<Reservation> {
-        unimplemented!()
+        self.pool.try_reserve(bytes)
     }
-    /// Writers wait for room, or soon will: flush something.
+
+    /// Writers wait for room, or soon will: flushing something helps.
     pub fn pressure(&self) -> bool {
-        unimplemented!()
+        self.pool.under_pressure()
     }
-    /// Waits until a writer has to wait for room.
+
+    /// Waits until a writer has begun to wait for room since the last call. For one listener, who then
+    /// flushes while [`ChunkStore::pressure`] lasts and there is something to flush.
     pub async fn pressured(&self) {
-        unimplemented!()
+        self.pool.pressured().await;
     }
-    /// A new slice. `id` must be durably allocated: it is in the name of the first upload.
+
+    /// A new slice. The id is in the name of its first upload, so it must be taken for good already.
     pub fn writer(self: &Arc<Self>, id: SliceId) -> SliceWriter {
-        unimplemented!()
+        SliceWriter::new(self.clone(), id)
     }
-    /// Bytes of a slice.
-    pub async fn read(self: &Arc<Self>, slice: SliceRef, off: u32, len: u32) -> Result<Bytes> {
-        unimplemented!()
-    }
-    /// Bytes of a slice if they are in memory.
-    pub fn read_now(&self, slice: SliceRef, off: u32, len: u32) -> Option<Bytes> {
-        unimplemented!()
-    }
-    /// Fetches blocks behind the caller's back; skips what is cached or what is too much.
-    pub fn prefetch(self: &Arc<Self>, slice: SliceRef, off: u32, len: u32) {
-        unimplemented!()
-    }
-    /// One whole block into the cache, if it is not there yet.
-    pub async fn warm(self: &Arc<Self>, key: BlockKey) -> Result<()> {
-        unimplemented!()
-    }
-    /// Deletes all blocks of a slice, here and in the caches. Missing ones count as deleted.
-    pub async fn delete(&self, slice: SliceRef) -> Result<()> {
-        unimplemented!()
-    }
-    /// What is wrong with the blocks of a slice; empty if nothing.
-    pub async fn check(&self, slice: SliceRef, depth: Depth) -> Vec<Error> {
-        unimplemented!()
-    }
-    /// All blocks are there: one HEAD each.
-    pub async fn verify(&self, slice: SliceRef) -> Result<()> {
-        unimplemented!()
-    }
+
     /// Its blocks, in order.
     pub fn blocks(&self, slice: SliceRef) -> impl Iterator<Item = BlockKey> + use<> {
-        std::iter::empty()
+        let block_bytes = self.config.block_bytes;
+        (0..block_count(slice.size, block_bytes)).map(move |index| BlockKey {
+            id: slice.id,
+            index,
+            len: block_len(slice, index, block_bytes),
+        })
     }
-    /// Object key of a block.
+
+    /// The name of a block in the store, without the volume's prefix.
     pub fn object_key(&self, key: BlockKey) -> String {
-        unimplemented!()
+        key.object_key(self.config.key_layout)
     }
-    /// Counters.
+
+    /// Encodes and stores one block. A short one is kept in the cache: whoever writes small files often
+    /// reads them again.
+    pub(crate) async fn put_block(&self, key: BlockKey, pieces: Vec<Bytes>) -> Result<()> {
+        let plain = Payload(pieces);
+        debug_assert_eq!(plain.len(), key.len as usize, "block {key}");
+        let outcome = if self.config.compression == Compression::None {
+            self.put_object(key, plain.clone()).await
+        } else {
+            self.put_encoded(key, plain.clone()).await
+        };
+        if outcome.is_err() {
+            add(&self.counters.put_errors, 1);
+            return outcome;
+        }
+        add(&self.counters.put_blocks, 1);
+        add(&self.counters.put_bytes, u64::from(key.len));
+        if self.cache.keeps_blocks() && (self.config.cache_full_blocks || key.len < self.config.block_bytes) {
+            // A copy: the pages belong to the buffer and must go back to it.
+            self.cache.put(key, plain.0.concat().into());
+        }
+        Ok(())
+    }
+
+    async fn put_object(&self, key: BlockKey, body: Payload) -> Result<()> {
+        let bytes = body.len() as u64;
+        let put = self.object.put(&self.object_key(key), body).await;
+        put.map_err(|source| Error::Store { key, source })?;
+        add(&self.counters.put_stored_bytes, bytes);
+        Ok(())
+    }
+
+    async fn put_encoded(&self, key: BlockKey, plain: Payload) -> Result<()> {
+        let codec = self.config.compression;
+        let (len, most) = (key.len as usize, codec::bound(codec, key.len as usize));
+        // One joined copy for the codec and its output.
+        let mut room = self.pool.scratch(len + most).await;
+        let encode = move || codec::encode(codec, &plain.to_bytes());
+        let stored = if key.len <= INLINE_CODEC_BYTES { encode() } else { self.env.blocking(encode).await };
+        drop(room.split(len as u64));
+        self.put_object(key, stored.into()).await
+    }
+
+    /// Deletes all blocks of a slice, in the store and in the caches of this client. Missing ones count
+    /// as deleted.
+    ///
+    /// # Errors
+    ///
+    /// The first block that could not be deleted; the others are tried all the same.
+    pub async fn delete(&self, slice: SliceRef) -> Result<()> {
+        self.delete_blocks(self.blocks(slice).collect()).await
+    }
+
+    pub(crate) async fn delete_blocks(&self, keys: Vec<BlockKey>) -> Result<()> {
+        let outcomes = stream::iter(keys).map(|key| self.delete_block(key)).buffer_unordered(BLOCKS_AT_ONCE);
+        outcomes.fold(Ok(()), |first, outcome| async { first.and(outcome) }).await
+    }
+
+    async fn delete_block(&self, key: BlockKey) -> Result<()> {
+        self.cache.remove(key);
+        match self.object.delete(&self.object_key(key)).await {
+            Err(source) if !source.is_not_found() => Err(Error::Store { key, source }),
+            _ => {
+                add(&self.counters.deleted_blocks, 1);
+                Ok(())
+            }
+        }
+    }
+
+    /// What is wrong with the blocks of a slice, in order; empty if nothing is.
+    pub async fn check(&self, slice: SliceRef, depth: Depth) -> Vec<Error> {
+        let blocks = stream::iter(self.blocks(slice)).map(|key| self.check_block(key, depth));
+        blocks.buffered(BLOCKS_AT_ONCE).filter_map(|outcome| async { outcome.err() }).collect().await
+    }
+
+    /// What is wrong with one block, past the cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Missing`], [`Error::Corrupt`], or [`Error::Store`] if the store cannot say.
+    pub async fn check_block(&self, key: BlockKey, depth: Depth) -> Result<()> {
+        if depth == Depth::Read {
+            return self.get_whole(key).await.map(drop);
+        }
+        let info = self.object.head(&self.object_key(key)).await.map_err(|e| Error::from_store(key, e))?;
+        let most = codec::bound(self.config.compression, key.len as usize) as u64;
+        let least = if self.config.compression == Compression::None { most } else { 1 };
+        if (least..=most).contains(&info.bytes) {
+            return Ok(());
+        }
+        Err(Error::Corrupt { key, reason: format!("object of {} bytes for a block of {}", info.bytes, key.len) })
+    }
+
+    /// Are all blocks there, of a possible length? One HEAD each.
+    ///
+    /// # Errors
+    ///
+    /// The first block that is not.
+    pub async fn verify(&self, slice: SliceRef) -> Result<()> {
+        self.check(slice, Depth::Head).await.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Counters, and what is held now.
     pub fn stats(&self) -> ChunkStats {
-        unimplemented!()
+        let (buffer_used_bytes, buffer_total_bytes) = self.pool.usage();
+        ChunkStats {
+            buffer_used_bytes,
+            buffer_total_bytes,
+            writers_waiting: self.pool.waiting(),
+            fetching_blocks: self.fetching.in_flight(),
+            page_memory_bytes: self.pool.held(),
+            ..self.counters.snapshot()
+        }
     }
-    /// Waits for uploads and prefetches under way.
+
+    /// Waits for uploads and prefetches under way. Slices that are not finished are not stored by this:
+    /// finish them first.
     pub async fn close(&self) {
-        unimplemented!()
+        self.tasks.stop().await;
     }
+}
+
+impl std::fmt::Debug for ChunkStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChunkStore").field("object", &self.object).field("config", &self.config).finish()
+    }
+}
+
+/// Gives free pages back once a whole period has passed without a write.
+fn trim_when_idle(tasks: &TaskSet, pool: &Arc<Pool>) {
+    let (set, pool) = (tasks.clone(), Arc::downgrade(pool));
+    tasks.spawn(async move {
+        let mut seen = 0;
+        while set.rest(IDLE_PERIOD).await {
+            let Some(pool) = pool.upgrade() else { return };
+            if pool.lent() == seen {
+                pool.trim();
+            }
+            seen = pool.lent();
+        }
+    });
 }

@@ -1,6 +1,6 @@
 //! What can go wrong between a slice and the object store.
 
-use cairn_types::{BlockKey, SliceRef};
+use cairn_types::{BlockKey, SliceId, SliceRef};
 use thiserror::Error;
 
 /// Result of a call of this crate.
@@ -42,15 +42,30 @@ pub enum Error {
         /// Bytes asked for.
         len: u32,
     },
+    /// The upload was broken off, by a shutdown or a bug.
+    #[error("an upload of slice {id} was broken off")]
+    Interrupted {
+        /// The slice.
+        id: SliceId,
+    },
     /// The slice was discarded.
     #[error("slice {id} was discarded")]
     Discarded {
         /// The slice.
-        id: cairn_types::SliceId,
+        id: SliceId,
     },
 }
 
 impl Error {
+    /// What the store's answer means for a block.
+    pub(crate) fn from_store(key: BlockKey, source: cairn_object::Error) -> Error {
+        match source {
+            cairn_object::Error::NotFound { .. } => Error::Missing { key },
+            cairn_object::Error::Corrupt { reason, .. } => Error::Corrupt { key, reason },
+            source => Error::Store { key, source },
+        }
+    }
+
     /// Does the block not exist (any more)?
     pub fn is_missing(&self) -> bool {
         matches!(self, Error::Missing { .. })

@@ -12,12 +12,16 @@
 //!
 //! Not here: which slice a reader sees at an offset (`cairn_meta::overlay`), and files.
 
+mod block_buffer;
 mod chunk_store;
+mod codec;
 mod config;
 mod error;
+mod fetch;
+mod heat;
+mod pool;
 mod slice_writer;
 mod stats;
-mod pool;
 
 pub use chunk_store::{ChunkStore, Depth};
 pub use config::Config;

@@ -1,5 +1,8 @@
 //! What the data path has done, in numbers.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
 /// Counters since the store was opened, and what it holds now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ChunkStats {
@@ -41,4 +44,52 @@ pub struct ChunkStats {
     pub fetching_blocks: u64,
     /// Memory held for pages, lent or free, in bytes.
     pub page_memory_bytes: u64,
+}
+
+/// The counters behind [`ChunkStats`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) put_blocks: AtomicU64,
+    pub(crate) put_bytes: AtomicU64,
+    pub(crate) put_stored_bytes: AtomicU64,
+    pub(crate) put_errors: AtomicU64,
+    pub(crate) get_blocks: AtomicU64,
+    pub(crate) get_bytes: AtomicU64,
+    pub(crate) range_gets: AtomicU64,
+    pub(crate) range_get_bytes: AtomicU64,
+    pub(crate) get_errors: AtomicU64,
+    pub(crate) refetches: AtomicU64,
+    pub(crate) corrupt_blocks: AtomicU64,
+    pub(crate) prefetched_blocks: AtomicU64,
+    pub(crate) prefetches_skipped: AtomicU64,
+    pub(crate) deleted_blocks: AtomicU64,
+}
+
+/// Adds to a counter.
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Relaxed);
+}
+
+impl Counters {
+    /// The counters as they are now; what is held is left at zero.
+    pub(crate) fn snapshot(&self) -> ChunkStats {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        ChunkStats {
+            put_blocks: get(&self.put_blocks),
+            put_bytes: get(&self.put_bytes),
+            put_stored_bytes: get(&self.put_stored_bytes),
+            put_errors: get(&self.put_errors),
+            get_blocks: get(&self.get_blocks),
+            get_bytes: get(&self.get_bytes),
+            range_gets: get(&self.range_gets),
+            range_get_bytes: get(&self.range_get_bytes),
+            get_errors: get(&self.get_errors),
+            refetches: get(&self.refetches),
+            corrupt_blocks: get(&self.corrupt_blocks),
+            prefetched_blocks: get(&self.prefetched_blocks),
+            prefetches_skipped: get(&self.prefetches_skipped),
+            deleted_blocks: get(&self.deleted_blocks),
+            ..ChunkStats::default()
+        }
+    }
 }

@@ -90,7 +90,9 @@ mod tests {
     use super::*;
 
     fn status(pending: u64, shared: u64, blocked: u64, ignored: u64) -> String {
-        format!("Name:\tx\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n")
+        format!(
+            "Name:\tx\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n"
+        )
     }
 
     #[test]

@@ -250,7 +250,9 @@ pub(crate) mod tests {
     fn options_become_flags_or_an_error_that_names_them() {
         let given = |o: &str| Config { options: vec![o.into()], ..settings() }.session();
         let (session, extra) = given("ro,noatime,allow_root,writeback_cache,x-systemd.automount").unwrap();
-        assert!(session.mount_options.contains(&MountOption::RO) && session.mount_options.contains(&MountOption::NoAtime));
+        assert!(
+            session.mount_options.contains(&MountOption::RO) && session.mount_options.contains(&MountOption::NoAtime)
+        );
         assert_eq!((session.acl, extra.writeback_cache), (SessionACL::RootAndOwner, true));
         assert!(given("wurst=1").unwrap_err().to_string().contains("wurst=1"));
         assert!(given("auto_unmount").is_err());

@@ -1,12 +1,11 @@
 //! The kernel's numbers to the house's words, and back.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use cairn_types::{Attr, FileType, Ino, Timestamp};
-use cairn_vfs::{FallocMode, OpenFlags, RenameMode, SetAttr, Whence, XattrMode};
-use fuser::{FileAttr, INodeNo, RenameFlags, TimeOrNow};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_meta::SetTime;
+use cairn_types::{Attr, FileType, Ino, Timestamp};
+use cairn_vfs::{OpenFlags, RenameMode, SetAttr, Whence, XattrMode};
+use fuser::{FileAttr, INodeNo, RenameFlags, TimeOrNow};
 
 /// What stat(2) recommends as the size of a read, in bytes.
 const IO_BYTES: u32 = 64 << 10;
@@ -158,7 +157,5 @@ pub(crate) fn whence(whence: i32) -> Option<Whence> {
     }
 }
 
-/// The shorter of the two: for replies that carry one time-out for name and attributes.
-pub(crate) fn shorter(a: Duration, b: Duration) -> Duration {
-    a.min(b)
-}
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cairn_env::{Env, TaskSet};
+use cairn_env::{Budget, Env, Permit, TaskSet};
 use fuser::Errno;
 use futures::FutureExt;
 use tokio::runtime::Handle;
@@ -92,7 +92,7 @@ impl Door {
     }
 
     /// The same; `late` takes a result whose caller has been told EINTR meanwhile.
-    pub(crate) fn serve_or<T: Send + 'static, L: Future<Output = ()> + Send>(
+    pub(crate) fn serve_or<T: Send + 'static, L: Future<Output = ()> + Send + 'static>(
         &self,
         call: Call,
         op: impl Future<Output = cairn_vfs::Result<T>> + Send + 'static,
@@ -118,6 +118,11 @@ impl Door {
             Ok(out) => out.map(|out| call.verdict(Ok(out))),
             Err(panic) => Some(call.verdict(Err(panic))),
         }
+    }
+
+    /// Takes `units` of `budget`, stopping this kernel thread until they are free.
+    pub(crate) fn acquire(&self, budget: &Budget, units: u64) -> Permit {
+        budget.try_acquire(units).unwrap_or_else(|| self.rt.block_on(budget.acquire(units)))
     }
 
     /// Has the caller of a lock that waits been told to stop, or is the mount going away?

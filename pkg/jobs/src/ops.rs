@@ -9,11 +9,11 @@ mod session;
 mod trash;
 mod tree;
 
-pub(crate) use chunk::{ReleaseDelayed, Released, SliceOwners, SwapChunk, UnownedSlices, WaitingFiles};
-pub(crate) use scan::{ChunkPage, ChunksOf, LiveSlices, PathsOf, SlicePage};
+pub(crate) use chunk::{ReleaseDelayed, SliceOwners, SwapChunk, UnownedSlices, WaitingFiles};
+pub(crate) use scan::{ChunkPage, ChunksOf, LiveSlices, NameOf, PathsOf, Resolve, SlicePage};
 pub(crate) use session::{EndDead, ReleaseLocks, TrimChangeLog};
 pub(crate) use trash::{Detached, Hour, RemoveDetached, RemoveHour, TrashHours};
-pub(crate) use tree::{DirCheck, DirChecked, LocksOf, RepairDir, Stat, SyncDirStat};
+pub(crate) use tree::{DirCheck, LocksOf, RepairDir, Stat, SyncDirStat};
 
 use std::fmt::{Display, Write};
 

@@ -13,7 +13,6 @@ use cairn_meta::record::DeletedFile;
 use cairn_meta::{Cred, Durability, Meta, Upkeep};
 use cairn_types::{FileType, SessionId, SliceId, SliceRef};
 use futures::StreamExt;
-use tokio::sync::mpsc;
 
 use crate::ops::{
     Detached, EndDead, Hour, ReleaseDelayed, ReleaseLocks, RemoveDetached, RemoveHour, SliceOwners, TrashHours,
@@ -80,7 +79,11 @@ impl Reclaim {
     }
 
     /// Deletes many. What fails stays for the next round; the first failure is told.
-    pub(crate) async fn delete_slices(&self, slices: Vec<SliceRef>, each: &(dyn Fn(SliceRef) + Sync)) -> Result<Tally> {
+    pub(crate) async fn delete_slices(
+        &self,
+        slices: Vec<SliceRef>,
+        each: &mut (dyn FnMut(SliceRef) + Send),
+    ) -> Result<Tally> {
         let mut deletions = futures::stream::iter(slices)
             .map(|slice| async move { (slice, self.delete_slice(slice).await) })
             .buffer_unordered(self.threads.max(1));
@@ -119,7 +122,7 @@ impl Reclaim {
         &self,
         until: i64,
         go_on: GoOn<'_>,
-        take: &(dyn Fn(DeletedFile, Vec<SliceRef>) + Sync),
+        take: &mut (dyn FnMut(DeletedFile, Vec<SliceRef>) + Send),
     ) -> Result<()> {
         while go_on() {
             let batch = self.meta.view(WaitingFiles { until, limit: BATCH }).await?;
@@ -197,7 +200,11 @@ impl Reclaim {
 
     /// Gives back delayed slices past the trash days. Answers what was given back; `take` gets the
     /// slices left without owner.
-    pub(crate) async fn expire_delayed(&self, go_on: GoOn<'_>, take: &(dyn Fn(Vec<SliceRef>) + Sync)) -> Result<Tally> {
+    pub(crate) async fn expire_delayed(
+        &self,
+        go_on: GoOn<'_>,
+        take: &mut (dyn FnMut(Vec<SliceRef>) + Send),
+    ) -> Result<Tally> {
         let until = self.meta.now().secs - i64::from(self.meta.format().trash_days) * DAY;
         let mut tally = Tally::default();
         while go_on() {
@@ -256,16 +263,4 @@ impl Reclaim {
         }
         Ok(self.meta.run(EndDead(sid)).await?)
     }
-}
-
-/// Collects what `take` callbacks hand over.
-pub(crate) fn collector<T: Send>() -> (impl Fn(T) + Sync, mpsc::UnboundedReceiver<T>) {
-    let (tx, rx) = mpsc::unbounded_channel();
-    (
-        move |item| {
-            // The receiver lives as long as the caller.
-            drop(tx.send(item));
-        },
-        rx,
-    )
 }

@@ -35,7 +35,7 @@ pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for &b in self.0 {
-            if b < 32 || b >= 127 || b",%()\"\\".contains(&b) {
+            if !(32..127).contains(&b) || b",%()\"\\".contains(&b) {
                 write!(f, "%{b:02X}")?;
             } else {
                 f.write_char(b as char)?;

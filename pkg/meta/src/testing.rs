@@ -663,3 +663,27 @@ async fn a_failed_operation_changes_nothing(f: Fixture) {
     assert_eq!(f.meta.lookup(&root(), ROOT, b"a").await.unwrap().0, ino);
     assert!(f.meta.raw_slices(ino, ChunkIndex(0)).await.unwrap().is_empty());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{self, Options, mem::MemEngine};
+
+    #[tokio::test]
+    async fn semantics_hold_on_mem() {
+        let env = Env::real();
+        suite(&env, || async { MemEngine::new(env.clone()) as Arc<dyn Engine> }).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn semantics_hold_on_sqlite() {
+        let (env, dir) = (Env::real(), tempfile::tempdir().expect("a directory"));
+        let volumes = std::sync::atomic::AtomicU32::new(0);
+        suite(&env, || async {
+            let n = volumes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let url = format!("sqlite3://{}/{n}.db", dir.path().display());
+            engine::open(env.clone(), &url, Options { create: true, read_only: false }).await.expect("open")
+        })
+        .await;
+    }
+}

@@ -383,7 +383,7 @@ pub trait Op: Send + Sync + 'static {
 pub enum Durability {
     /// Survives our own death, not necessarily a power cut.
     Process,
-    /// Survives a power cut: fsync and its kin wait for it.
+    /// Survives a power cut, with everything committed before it: fsync and its kin wait for it.
     Power,
 }
 

@@ -36,6 +36,11 @@ pub(crate) struct FileStore {
     disk: Arc<Disk>,
 }
 
+/// The folder that a store with this `root` lives in.
+pub(crate) fn folder_of(root: &str) -> PathBuf {
+    disk::folder_of(root).to_owned()
+}
+
 impl FileStore {
     /// The store whose paths start with `root`; nothing is touched yet.
     pub(crate) fn new(env: &Env, root: &str, fsync: bool) -> FileStore {

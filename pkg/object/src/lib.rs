@@ -35,6 +35,6 @@ pub use error::{Error, Result};
 pub use location::{Location, known_storages, open};
 pub use mem::MemStore;
 pub use metrics::Metrics;
-pub use probe::{is_empty_prefix, mark, probe};
+pub use probe::{is_empty_prefix, mark, owner, probe};
 pub use stack::{Dials, Limits, stack, stack_with};
 pub use store::{ObjectInfo, ObjectStore, Payload};

@@ -1,12 +1,12 @@
 //! Where a volume's objects are, and how to get there.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cairn_env::Env;
 
-use crate::file::FileStore;
+use crate::file::{self, FileStore};
 use crate::mem::MemStore;
 use crate::prefix::Prefixed;
 use crate::shard::{Sharded, expand_template};
@@ -51,6 +51,25 @@ impl Location {
             fsync: true,
         }
     }
+
+    /// Folders of this machine that hold the objects; none if they are elsewhere.
+    pub fn local_folders(&self) -> Result<Vec<PathBuf>> {
+        if !self.is_file() {
+            return Ok(Vec::new());
+        }
+        self.buckets()?.iter().map(|bucket| Ok(file::folder_of(&file_root(bucket, &self.prefix)?))).collect()
+    }
+
+    fn is_file(&self) -> bool {
+        self.storage.eq_ignore_ascii_case("file")
+    }
+
+    fn buckets(&self) -> Result<Vec<String>> {
+        match self.shards {
+            0 | 1 => Ok(vec![self.bucket.clone()]),
+            shards => (0..shards).map(|shard| expand_template(&self.bucket, shard)).collect(),
+        }
+    }
 }
 
 impl fmt::Debug for Location {
@@ -74,9 +93,14 @@ pub fn known_storages() -> Vec<&'static str> {
 /// The store at `location`, seen from below its prefix. Touches no network and makes nothing:
 /// the first call connects, [`ObjectStore::create`] makes the place.
 pub fn open(env: &Env, location: &Location) -> Result<Arc<dyn ObjectStore>> {
-    let store = match location.shards {
-        0 | 1 => open_bucket(env, location, &location.bucket)?,
-        shards => open_shards(env, location, shards)?,
+    let buckets = location.buckets()?;
+    let mut stores = Vec::with_capacity(buckets.len());
+    for bucket in &buckets {
+        stores.push(open_bucket(env, location, bucket)?);
+    }
+    let store = match stores.len() {
+        1 => stores.remove(0),
+        _ => Arc::new(Sharded::new(sharded_name(location), stores)),
     };
     if location.prefix.is_empty() {
         return Ok(store);
@@ -84,12 +108,10 @@ pub fn open(env: &Env, location: &Location) -> Result<Arc<dyn ObjectStore>> {
     Ok(Arc::new(Prefixed::new(store, &location.prefix)))
 }
 
-fn open_shards(env: &Env, location: &Location, shards: u32) -> Result<Arc<dyn ObjectStore>> {
-    let mut stores = Vec::new();
-    for shard in 0..shards {
-        stores.push(open_bucket(env, location, &expand_template(&location.bucket, shard)?)?);
-    }
-    Ok(Arc::new(Sharded::new(stores)))
+fn sharded_name(location: &Location) -> String {
+    let template = remote::without_secrets(&location.bucket);
+    let place = template.split_once("://").map_or(template.as_str(), |(_, rest)| rest).trim_end_matches('/');
+    format!("{}://{place}/", location.storage.to_lowercase())
 }
 
 fn open_bucket(env: &Env, location: &Location, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
@@ -130,6 +152,17 @@ mod tests {
     fn an_unknown_storage_is_answered_with_the_known_ones() {
         let error = open(&Env::real(), &Location::new("floppy", "a:")).unwrap_err().to_string();
         assert!(error.contains("\"floppy\"") && error.contains("file") && error.contains("s3"), "{error}");
+    }
+
+    #[test]
+    fn local_folders_are_those_of_the_file_storage() {
+        let folders = |location: Location| location.local_folders().unwrap();
+        assert_eq!(folders(Location::new("file", "/var/jfs/")), [Path::new("/var/jfs")]);
+        assert_eq!(
+            folders(Location { shards: 2, ..Location::new("file", "/d%d/") }),
+            [Path::new("/d0"), Path::new("/d1")]
+        );
+        assert_eq!(folders(Location::new("s3", "http://h/b")), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -32,6 +32,7 @@ const SLOW: Duration = Duration::from_secs(10);
 /// Counters of one store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    storage_class: String,
     durations: Family<Labels, Histogram, fn() -> Histogram>,
     errors: Counter,
     data_bytes: Family<Labels, Counter>,
@@ -41,26 +42,31 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     method: &'static str,
-    /// Always the bucket's default as of now; a label of the reference.
-    storage_class: &'static str,
-}
-
-fn labels(method: &'static str) -> Labels {
-    Labels { method, storage_class: "" }
+    storage_class: String,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
+        Metrics::new("")
+    }
+}
+
+impl Metrics {
+    /// Counters at zero, of a store whose objects have this storage class.
+    pub fn new(storage_class: &str) -> Metrics {
         Metrics {
+            storage_class: storage_class.to_owned(),
             durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 1.5, 25))),
             errors: Counter::default(),
             data_bytes: Family::default(),
             uploading: Gauge::default(),
         }
     }
-}
 
-impl Metrics {
+    fn labels(&self, method: &'static str) -> Labels {
+        Labels { method, storage_class: self.storage_class.clone() }
+    }
+
     /// Adds the counters to what an exporter shows.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(REQUEST_DURATIONS, "Object request latency", self.durations.clone());
@@ -76,7 +82,8 @@ impl Metrics {
 
     /// Bytes put and got so far.
     pub fn data_bytes(&self) -> (u64, u64) {
-        (self.data_bytes.get_or_create(&labels("PUT")).get(), self.data_bytes.get_or_create(&labels("GET")).get())
+        let of = |method| self.data_bytes.get_or_create(&self.labels(method)).get();
+        (of("PUT"), of("GET"))
     }
 
     /// Counts an upload as long as the answer lives.
@@ -86,11 +93,11 @@ impl Metrics {
     }
 
     fn add_bytes(&self, method: &'static str, bytes: u64) {
-        self.data_bytes.get_or_create(&labels(method)).inc_by(bytes);
+        self.data_bytes.get_or_create(&self.labels(method)).inc_by(bytes);
     }
 
     fn observe(&self, method: &'static str, key: &str, took: Duration, failed: bool) {
-        self.durations.get_or_create(&labels(method)).observe(took.as_secs_f64());
+        self.durations.get_or_create(&self.labels(method)).observe(took.as_secs_f64());
         if failed {
             self.errors.inc();
         }
@@ -181,5 +188,34 @@ impl ObjectStore for Metered {
 
     async fn create(&self) -> Result<()> {
         self.inner.create().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemStore;
+
+    #[tokio::test]
+    async fn an_exporter_shows_the_references_names() {
+        let env = Env::real();
+        let metrics = Metrics::new("STANDARD_IA");
+        let store = Metered::new(&env, Arc::new(MemStore::new(&env)), &metrics);
+        store.put("k", vec![0; 100].into()).await.unwrap();
+        store.get("k", Some(0..10)).await.unwrap();
+        store.get("missing", None).await.unwrap_err();
+        assert_eq!((metrics.data_bytes(), metrics.errors()), ((100, 10), 0));
+        let mut registry = Registry::with_prefix("juicefs");
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"juicefs_object_request_durations_histogram_seconds_count{method="GET",storage_class="STANDARD_IA"} 2"#,
+            r#"juicefs_object_request_data_bytes_total{method="PUT",storage_class="STANDARD_IA"} 100"#,
+            "juicefs_object_request_errors_total 0",
+            "juicefs_object_request_uploading 0",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
     }
 }

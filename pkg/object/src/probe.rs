@@ -7,6 +7,7 @@ use crate::{Error, ObjectStore, Result};
 
 const TESTING: &str = "testing/";
 const UUID_KEY: &str = "juicefs_uuid";
+const UUID_BYTES: usize = 36;
 const PROBE_BYTES: usize = 100;
 
 /// Writes, reads and deletes `testing/<random>`; an error says what did not work.
@@ -32,6 +33,15 @@ fn probe_key(env: &Env) -> String {
 /// Writes the object that says whose bucket this is: the volume's UUID as text.
 pub async fn mark(store: &dyn ObjectStore, uuid: &str) -> Result<()> {
     store.put(UUID_KEY, uuid.as_bytes().to_vec().into()).await
+}
+
+/// The UUID that [`mark`] left; `None` if nobody did, or in a form that is no UUID (encrypted).
+pub async fn owner(store: &dyn ObjectStore) -> Result<Option<String>> {
+    match store.get(UUID_KEY, None).await {
+        Ok(body) => Ok(String::from_utf8(body.into()).ok().filter(|uuid| uuid.len() == UUID_BYTES)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Is there nothing below the store's prefix but empty objects and left-over probes?

@@ -16,14 +16,15 @@ use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
 /// Several stores that look like one.
 #[derive(Debug)]
 pub(crate) struct Sharded {
+    name: String,
     shards: Vec<Arc<dyn ObjectStore>>,
 }
 
 impl Sharded {
-    /// `shards` in the order of their numbers; at least one.
-    pub(crate) fn new(shards: Vec<Arc<dyn ObjectStore>>) -> Sharded {
+    /// `shards` in the order of their numbers; at least one. `name` is for people.
+    pub(crate) fn new(name: String, shards: Vec<Arc<dyn ObjectStore>>) -> Sharded {
         assert!(!shards.is_empty(), "a sharded store has at least one shard");
-        Sharded { shards }
+        Sharded { name, shards }
     }
 
     fn of(&self, key: &str) -> &dyn ObjectStore {
@@ -73,7 +74,7 @@ fn split_at_verb(template: &str) -> Option<(&str, &str)> {
 #[async_trait]
 impl ObjectStore for Sharded {
     fn describe(&self) -> String {
-        format!("{} and {} more shards: ", self.shards[0].describe(), self.shards.len() - 1)
+        self.name.clone()
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {

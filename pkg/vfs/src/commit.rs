@@ -15,7 +15,7 @@ use cairn_chunk::ChunkStore;
 use cairn_env::{Budget, Env, TaskSet};
 use cairn_meta::txn::{Context as Cx, Counter, Op, Txn};
 use cairn_meta::{Durability, Error as MetaError, Meta, NewSlice};
-use cairn_types::{SliceId, Timestamp};
+use cairn_types::{Attr, Ino, SliceId, Timestamp};
 use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use tracing::{debug, warn};
@@ -39,9 +39,11 @@ pub(crate) struct Core {
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
     pub(crate) ahead: Budget,
+    /// Counts changes of files open here: attributes asked for before one are old after it.
+    generation: AtomicU64,
     /// Changes committed so far, and how many of them the engine's disk is known to hold.
-    pub(crate) changes: AtomicU64,
-    pub(crate) synced: AtomicU64,
+    changes: AtomicU64,
+    synced: AtomicU64,
 }
 
 /// A commit that changes nothing: once it is durable, so is all that was committed before.
@@ -56,6 +58,24 @@ impl Op for Barrier {
 }
 
 impl Core {
+    pub(crate) fn new(env: Env, meta: Arc<Meta>, chunk: Arc<ChunkStore>, config: Config) -> Core {
+        Core {
+            tasks: TaskSet::new(env.clone()),
+            ahead: Budget::new(config.readahead_total_bytes),
+            env,
+            meta,
+            chunk,
+            config,
+            files: FileTable::default(),
+            flusher: Flusher::new(),
+            ids: IdStash::default(),
+            generation: AtomicU64::new(0),
+            // The first fsync syncs what was committed before this client looked.
+            changes: AtomicU64::new(1),
+            synced: AtomicU64::new(0),
+        }
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.env.now().into()
     }
@@ -122,7 +142,7 @@ impl Core {
                 Ok(done) => {
                     {
                         let mut state = file.state();
-                        state.changed(done.attr);
+                        self.believe(&mut state, done.attr);
                         state.pop(count);
                     }
                     file.drained.notify_waiters();
@@ -220,6 +240,26 @@ impl Core {
         Ok(fresh)
     }
 
+    /// Takes the attributes that a change of our own has answered. Attributes asked for before are
+    /// old from now on.
+    pub(crate) fn believe(&self, state: &mut State, attr: Attr) {
+        let version = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        state.changed(attr, version);
+    }
+
+    /// Attributes of `ino` that were asked for at `generation`, as this client sees them.
+    pub(crate) fn local(&self, ino: Ino, attr: Attr, generation: u64) -> Attr {
+        match self.files.get(ino) {
+            Some(file) => file.state().seen(attr, generation),
+            None => attr,
+        }
+    }
+
+    /// To be handed to [`Core::local`] with attributes asked for from now on.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Something was committed without waiting for the engine's disk.
     pub(crate) fn note_change(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -291,13 +331,16 @@ impl IdStash {
         self.ids.lock().pop()
     }
 
-    /// Puts back what was not used.
-    pub(crate) fn put_back(&self, id: SliceId) {
-        self.ids.lock().push(id);
+    /// Are there this many at hand?
+    pub(crate) fn has(&self, count: usize) -> bool {
+        self.ids.lock().len() >= count
     }
 
     /// Waits until there are some at hand.
     pub(crate) async fn fill(&self, meta: &Meta) -> Result<()> {
+        if self.has(STASH_IDS / 8) {
+            return Ok(());
+        }
         while self.ids.lock().len() < STASH_IDS {
             let id = meta.next_slice_id().await?;
             self.ids.lock().push(id);

@@ -8,8 +8,6 @@ use crate::Control;
 /// Settings. The root decides all of them.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This mount may not write: every change answers `Meta(ReadOnly)`.
-    pub read_only: bool,
     /// Bytes read ahead of one sequential reader at most (JuiceFS's default: 8 blocks).
     pub readahead_max_bytes: u64,
     /// Bytes read ahead of all readers together; none begins more once they are used.

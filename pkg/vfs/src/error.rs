@@ -41,14 +41,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// An argument that makes no sense.
-    pub(crate) fn invalid(what: &'static str) -> Error {
-        Error::Meta(cairn_meta::Error::Invalid(what))
-    }
-
     /// Metadata refuses the data for good: keeping it would not help.
     pub(crate) fn is_final(&self) -> bool {
         use cairn_meta::Error as M;
-        matches!(self, Error::Lost { .. } | Error::Meta(M::NoEntry | M::NoSpace | M::Quota | M::TooLarge | M::NotPermitted | M::ReadOnly))
+        matches!(
+            self,
+            Error::Lost { .. }
+                | Error::Meta(M::NoEntry | M::NoSpace | M::Quota | M::TooLarge | M::NotPermitted | M::ReadOnly)
+        )
     }
 }

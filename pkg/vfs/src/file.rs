@@ -1,6 +1,6 @@
 //! What this client knows of one inode it has open or has not committed fully.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,6 @@ use cairn_chunk::{Reservation, SliceWriter};
 use cairn_types::layout::chunk_start;
 use cairn_types::{Attr, ChunkIndex, ChunkSpan, Ino, Timestamp};
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, RwLock};
 
@@ -44,8 +43,8 @@ pub(crate) struct State {
     pub(crate) opens: usize,
     /// Attributes as metadata told them last.
     attr: Attr,
-    /// Counts changes of our own; attributes asked for before one are not believed after it.
-    epoch: u64,
+    /// Number (of the client's changes) of our last change; attributes asked for before it are old.
+    version: u64,
     /// Uncommitted runs, oldest first. `seq` grows by one from slot to slot.
     pub(crate) queue: VecDeque<Slot>,
     next_seq: u64,
@@ -65,6 +64,10 @@ pub(crate) struct State {
     /// Failed background flushes in a row, and when to try again.
     pub(crate) failures: u32,
     pub(crate) retry_at: Option<Instant>,
+    /// No name is left: what is uncommitted dies with the last handle.
+    pub(crate) orphan: bool,
+    /// Owners that took POSIX locks through this client.
+    pub(crate) lock_owners: HashSet<u64>,
     /// A background flush is under way.
     pub(crate) flushing: bool,
 }
@@ -89,7 +92,7 @@ impl File {
             state: Mutex::new(State {
                 opens: 0,
                 attr,
-                epoch: 0,
+                version: 0,
                 queue: VecDeque::new(),
                 next_seq: 0,
                 open: HashMap::new(),
@@ -101,6 +104,8 @@ impl File {
                 owed_releases: 0,
                 failures: 0,
                 retry_at: None,
+                orphan: false,
+                lock_owners: HashSet::new(),
                 flushing: false,
             }),
         }
@@ -117,8 +122,12 @@ impl State {
         self.dirty_end.max(self.attr.length)
     }
 
-    /// Attributes as this client sees them.
-    pub(crate) fn local(&self, mut attr: Attr) -> Attr {
+    /// Attributes as this client knows them now.
+    pub(crate) fn now(&self) -> Attr {
+        self.local(self.attr)
+    }
+
+    fn local(&self, mut attr: Attr) -> Attr {
         if !self.queue.is_empty() {
             attr.length = attr.length.max(self.dirty_end);
             attr.mtime = self.mtime;
@@ -127,26 +136,19 @@ impl State {
         attr
     }
 
-    pub(crate) fn attr(&self) -> Attr {
-        self.attr
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Takes attributes that were asked for at `epoch`; older ones are answered with what is known.
-    pub(crate) fn seen(&mut self, attr: Attr, epoch: u64) -> Attr {
-        if epoch == self.epoch {
+    /// Takes attributes that were asked for after change number `asked_at`, unless we have changed
+    /// the inode since. Answers what this client sees.
+    pub(crate) fn seen(&mut self, attr: Attr, asked_at: u64) -> Attr {
+        if self.version <= asked_at {
             self.attr = attr;
             self.mtime = if self.queue.is_empty() { attr.mtime } else { self.mtime };
         }
         self.local(self.attr)
     }
 
-    /// Takes attributes that a change of our own has answered.
-    pub(crate) fn changed(&mut self, attr: Attr) {
-        self.epoch += 1;
+    /// Takes attributes that a change of our own, number `version`, has answered.
+    pub(crate) fn changed(&mut self, attr: Attr, version: u64) {
+        self.version = version;
         self.attr = attr;
         if self.queue.is_empty() {
             self.mtime = attr.mtime;
@@ -341,42 +343,28 @@ pub(crate) struct FileTable {
 }
 
 impl FileTable {
-    /// Counts a handle of an inode whose attributes were just read.
-    pub(crate) fn open(&self, ino: Ino, attr: Attr) -> Arc<File> {
+    /// Counts a handle of an inode whose attributes were asked for after change `asked_at`.
+    pub(crate) fn open(&self, ino: Ino, attr: Attr, asked_at: u64) -> Arc<File> {
         let file = self.files.entry(ino).or_insert_with(|| Arc::new(File::new(ino, attr)));
-        file.state().opens += 1;
-        file.clone()
-    }
-
-    /// Takes a handle back. True if it was the last one and nothing is left to commit: the inode
-    /// is forgotten.
-    pub(crate) fn close(&self, file: &File) -> bool {
-        let Entry::Occupied(entry) = self.files.entry(file.ino) else { return false };
-        let idle = {
-            let mut state = entry.get().state();
-            state.opens -= 1;
-            state.opens == 0 && state.queue.is_empty()
-        };
-        if idle {
-            entry.remove();
+        {
+            let mut state = file.state();
+            state.opens += 1;
+            state.seen(attr, asked_at);
         }
-        idle
+        file.clone()
     }
 
     /// Forgets an inode without handles whose data is committed. True if that is so.
     pub(crate) fn forget_if_idle(&self, ino: Ino) -> bool {
-        self.files.remove_if(&ino, |_, file| {
-            let state = file.state();
-            state.opens == 0 && state.queue.is_empty()
-        }).is_some()
+        self.files
+            .remove_if(&ino, |_, file| {
+                let state = file.state();
+                state.opens == 0 && state.queue.is_empty()
+            })
+            .is_some()
     }
 
     pub(crate) fn get(&self, ino: Ino) -> Option<Arc<File>> {
         self.files.get(&ino).map(|f| f.clone())
-    }
-
-    /// Every file with something uncommitted.
-    pub(crate) fn dirty(&self) -> Vec<Arc<File>> {
-        self.files.iter().filter(|f| !f.state().queue.is_empty()).map(|f| f.clone()).collect()
     }
 }

@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::Error;
 use crate::commit::Core;
 use crate::file::{File, SLOTS_SOFT, State};
-use crate::Error;
+use crate::pending::Slot;
 
 /// How often ages are looked at while something is dirty.
 const TICK: Duration = Duration::from_millis(100);
@@ -53,6 +54,11 @@ impl Flusher {
     /// Looks at once instead of at the next tick.
     pub(crate) fn kick(&self) {
         self.kick.notify_one();
+    }
+
+    /// No file has uncommitted data.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dirty.lock().values().all(|file| file.state().queue.is_empty())
     }
 
     /// Files with uncommitted data.
@@ -140,18 +146,18 @@ fn due(core: &Core, state: &State, now: Instant) -> Option<u64> {
     state.queue.iter().take_while(|s| is_due(s.born, s.touched, s.is_full())).last().map(|s| s.seq)
 }
 
-/// Writers wait for memory: flushes files, those with much old data first, until enough is on its way.
+/// Writers wait for memory: flushes files, those with much old data first.
+///
+/// Only what no upload has taken yet counts: cutting slices whose blocks are on their way already
+/// frees nothing and leaves a file in crumbs. If that is little, waiting is what helps.
 fn relieve(core: &Arc<Core>) {
     let now = core.env.instant();
-    let weight = |file: &Arc<File>| {
-        let state = file.state();
-        let oldest = state.queue.front().map_or(now, |s| s.born);
-        let age = now.saturating_duration_since(oldest).as_secs_f64() + 0.001;
-        (state.dirty_bytes(), state.dirty_bytes() as f64 * age)
-    };
-    let mut files: Vec<_> = core.flusher.dirty().into_iter().map(|f| (weight(&f), f)).collect();
+    let mut files: Vec<_> = core.flusher.dirty().into_iter().map(|f| (idle_memory(&f, now), f)).collect();
+    let total: u64 = files.iter().map(|((bytes, _), _)| bytes).sum();
+    if total < core.chunk.config().buffer_bytes / RELIEF_SHARE {
+        return;
+    }
     files.sort_by(|a, b| b.0.1.total_cmp(&a.0.1));
-    let enough = core.chunk.config().buffer_bytes / RELIEF_SHARE;
     let mut relieved = 0;
     for ((bytes, _), file) in files {
         let upto = file.state().newest();
@@ -159,14 +165,29 @@ fn relieve(core: &Arc<Core>) {
             flush_behind(core, &file, upto);
         }
         relieved += bytes;
-        if relieved >= enough {
+        if relieved >= total / 2 {
             return;
         }
     }
 }
 
-/// One part in this many of the buffer is flushed when writers wait.
+/// Memory of a file that no upload has taken, in bytes, and its weight: times the age of the oldest.
+fn idle_memory(file: &File, now: Instant) -> (u64, f64) {
+    let state = file.state();
+    let held = |s: &Slot| match s.len.saturating_sub(s.upload.writer.floor()) {
+        0 => 0,
+        tail => u64::from(tail).max(PAGE_BYTES_MIN),
+    };
+    let bytes: u64 = state.queue.iter().map(held).sum();
+    let oldest = state.queue.front().map_or(now, |s| s.born);
+    (bytes, bytes as f64 * (now.saturating_duration_since(oldest).as_secs_f64() + 0.001))
+}
+
+/// Waiting for memory cuts slices only if this part of the buffer is idle.
 const RELIEF_SHARE: u64 = 4;
+
+/// What the smallest write takes of the buffer.
+const PAGE_BYTES_MIN: u64 = 4096;
 
 /// Flushes a file in the background, unless it is being flushed or too many are.
 pub(crate) fn flush_behind(core: &Arc<Core>, file: &Arc<File>, upto: u64) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cairn_types::{Attr, Ino};
+use cairn_types::Attr;
 use parking_lot::Mutex;
 use sharded_slab::Slab;
 
@@ -90,14 +90,14 @@ pub(crate) struct FileHandle {
     /// Losses of the file that this handle has been told of, or that happened before it.
     told: AtomicU64,
     pub(crate) ahead: Mutex<Ahead>,
-    /// Some owner took a POSIX lock through it: its flush must look for locks to drop.
-    pub(crate) locked: AtomicBool,
+    /// A read through it has been recorded in atime.
+    pub(crate) touched: AtomicBool,
 }
 
 impl FileHandle {
     pub(crate) fn new(file: Arc<File>, flags: OpenFlags) -> FileHandle {
         let told = AtomicU64::new(file.state().losses);
-        FileHandle { file, flags, told, ahead: Mutex::default(), locked: AtomicBool::new(false) }
+        FileHandle { file, flags, told, ahead: Mutex::default(), touched: AtomicBool::new(false) }
     }
 
     /// The error this handle has not been told yet, if there is one. Telling it is what this does.

@@ -32,21 +32,20 @@ mod flusher;
 mod handle;
 mod locks;
 mod names;
+mod opening;
 mod pending;
 mod ranges;
 mod readahead;
 mod reader;
 mod resize;
 mod seek;
+#[cfg(test)]
+mod tests;
 mod virtual_files;
 mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-use cairn_chunk::ChunkStore;
-use cairn_env::{Env, TaskSet};
-use cairn_meta::Meta;
 
 pub use accesslog::AccessLog;
 pub use cairn_meta::{Cred, FallocMode, NewNode, OpenHow, RenameMode, SetAttr, XattrMode};
@@ -57,20 +56,14 @@ pub use error::{Error, Result};
 pub use handle::{Fh, OpenFlags, Opened};
 pub use locks::LockRange;
 pub use seek::Whence;
-pub use virtual_files::{VIRTUAL_CONTROL, VIRTUAL_LOG, VIRTUAL_STATS, VIRTUAL_CONFIG};
+pub use virtual_files::{VIRTUAL_CONFIG, VIRTUAL_CONTROL, VIRTUAL_LOG, VIRTUAL_STATS};
 
 /// The files of one mounted volume. Its calls are in `api.rs`.
 pub struct Vfs {
-    env: Env,
-    meta: Arc<Meta>,
-    chunk: Arc<ChunkStore>,
-    config: Config,
-    tasks: TaskSet,
+    core: Arc<commit::Core>,
     handles: handle::HandleTable,
-    files: file::FileTable,
-    flusher: flusher::Flusher,
-    ahead: readahead::AheadBudget,
     virtuals: virtual_files::VirtualFiles,
+    seen: opening::SeenTable,
     log: AccessLog,
     closing: AtomicBool,
 }

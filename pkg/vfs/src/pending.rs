@@ -26,15 +26,20 @@ struct Outcome {
 
 impl Upload {
     pub(crate) fn new(writer: SliceWriter) -> Arc<Upload> {
-        Arc::new(Upload { writer, failures: AtomicU64::new(0), outcome: Mutex::default(), offered: AtomicBool::new(false) })
+        Arc::new(Upload {
+            writer,
+            failures: AtomicU64::new(0),
+            outcome: Mutex::default(),
+            offered: AtomicBool::new(false),
+        })
     }
 
     /// Stores the slice; whoever comes while it is being stored shares the outcome.
-    pub(crate) async fn store(&self) -> cairn_chunk::Result<StoredSlice> {
+    pub(crate) async fn store(&self) -> cairn_chunk::Result<()> {
         let failures = self.failures.load(Ordering::Acquire);
         let mut outcome = self.outcome.lock().await;
-        if let Some(stored) = &outcome.stored {
-            return Ok(stored.clone());
+        if outcome.stored.is_some() {
+            return Ok(());
         }
         if let Some(error) = &outcome.error
             && self.failures.load(Ordering::Acquire) != failures
@@ -43,8 +48,8 @@ impl Upload {
         }
         match self.writer.finish().await {
             Ok(stored) => {
-                outcome.stored = Some(stored.clone());
-                Ok(stored)
+                outcome.stored = Some(stored);
+                Ok(())
             }
             Err(error) => {
                 outcome.error = Some(error.clone());

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cairn_chunk::Reservation;
 use cairn_meta::{Durability, Error as MetaError};
-use cairn_types::layout::chunk_spans;
 use cairn_types::MAX_FILE_BYTES;
+use cairn_types::layout::chunk_spans;
 
 use crate::commit::Core;
 use crate::file::{File, Placed, SLOTS_MAX};
@@ -66,8 +66,9 @@ impl Core {
             self.ids.fill(&self.meta).await?;
             self.wait_for_slots(file).await?;
             let rest = &data[taken..];
-            let mut room = self.room(rest.len()).await?;
+            // The gate first: who waits for it must not sit on memory that a drain may need.
             let _shared = file.gate.read().await;
+            let mut room = self.room(rest.len()).await?;
             let offset = if handle.flags.append { None } else { Some(offset + taken as u64) };
             let placed = self.place(file, offset, rest, &mut room)?;
             taken += placed.bytes;

@@ -70,9 +70,13 @@ fn a_caller_told_to_stop_gets_eintr_and_the_result_is_taken_care_of() {
     let (_rt, door) = door();
     // A stopped child with SIGTERM pending stands for a caller that waits.
     let mut child = Command::new("sleep").arg("600").spawn().unwrap();
-    let signal = |s| assert!(Command::new("kill").args([s, &child.id().to_string()]).status().unwrap().success());
-    signal("-STOP");
-    signal("-TERM");
+    let pid = child.id() as libc::pid_t;
+    // SAFETY: plain system calls on a child of ours; waitpid writes to a local.
+    unsafe {
+        assert_eq!(libc::kill(pid, libc::SIGSTOP), 0);
+        assert_eq!(libc::waitpid(pid, &mut 0, libc::WUNTRACED), pid, "stopped");
+        assert_eq!(libc::kill(pid, libc::SIGTERM), 0);
+    }
     let ((tx, rx), (answers, answered), (late, lately)) = (oneshot::channel(), mpsc::channel(), mpsc::channel());
     door.serve_or(
         call(child.id()),

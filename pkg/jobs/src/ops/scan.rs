@@ -1,7 +1,7 @@
 //! Scans over the whole volume.
 
 use cairn_meta::invariants::decode_chunk;
-use cairn_meta::record::DeletedFile;
+use cairn_meta::record::{DeletedFile, Entry};
 use cairn_meta::txn::{Context, Op, Rely, Txn};
 use cairn_meta::Result;
 use cairn_types::{Attr, ChunkIndex, FileType, Ino, SliceId, SliceRecord, SliceRef};
@@ -137,6 +137,46 @@ impl Op for PathsOf {
     }
 }
 
+/// A name of `ino` in `parent`, if it has one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NameOf {
+    pub(crate) parent: Ino,
+    pub(crate) ino: Ino,
+}
+
+impl Op for NameOf {
+    type Out = Option<Vec<u8>>;
+
+    fn apply(&self, _: &Context, tx: &mut dyn Txn) -> Result<Option<Vec<u8>>> {
+        Ok(names_in(tx, self.parent, self.ino, 1)?.pop())
+    }
+}
+
+/// Follows a path from the root by entries alone, so that it finds entries without an inode.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolve {
+    pub(crate) path: Vec<u8>,
+}
+
+impl Op for Resolve {
+    /// The directory that holds the entry, and the entry.
+    type Out = Option<(Ino, Entry)>;
+
+    fn apply(&self, _: &Context, tx: &mut dyn Txn) -> Result<Self::Out> {
+        let mut here = (Ino::ROOT, Entry { ino: Ino::ROOT, kind: FileType::Directory });
+        for name in self.path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+            let dir = here.1.ino;
+            let entry = match tx.entry(dir, name)? {
+                None if dir == Ino::ROOT && name == b".trash" => Entry { ino: Ino::TRASH, kind: FileType::Directory },
+                None => return Ok(None),
+                Some(entry) => entry,
+            };
+            here = (dir, entry);
+        }
+        Ok(Some(here))
+    }
+}
+
 fn fixed_path(ino: Ino) -> Option<Vec<u8>> {
     match ino {
         Ino::ROOT => Some(b"/".to_vec()),
@@ -156,7 +196,7 @@ fn parents(tx: &mut dyn Txn, ino: Ino, attr: &Attr) -> Result<Vec<Ino>> {
 const DEPTH_MAX: usize = 65_536;
 
 fn dir_path(tx: &mut dyn Txn, dir: Ino) -> Result<Option<Vec<u8>>> {
-    let mut names = Vec::new();
+    let mut names: Vec<Vec<u8>> = Vec::new();
     let mut here = dir;
     for _ in 0..DEPTH_MAX {
         if let Some(mut path) = fixed_path(here) {

@@ -7,7 +7,7 @@ use cairn_types::{
 };
 
 use super::setattr::drop_privilege;
-use super::{account, attr, later_than};
+use super::{account, attr, content_time};
 use crate::changelog::log;
 use crate::cred::{Cred, Want};
 use crate::overlay;
@@ -62,7 +62,7 @@ impl Op for Commit {
         }
         let counts = self.append(cx, tx)?;
         let newest = self.mtime.or_else(|| self.slices.iter().map(|s| s.mtime).max()).unwrap_or(cx.now);
-        let mtime = if self.mtime.is_some() { newest } else { later_than(newest, old.mtime) };
+        let mtime = if self.mtime.is_some() { newest } else { content_time(cx, newest, old.mtime) };
         let change = AttrChange {
             mtime: Some(mtime),
             ctime: Some(cx.now),
@@ -158,7 +158,7 @@ fn writable_file(tx: &mut dyn Txn, ino: Ino, cred: &Cred, by_handle: bool) -> Re
 /// Times, length and privilege after a content change.
 fn finish(cx: &Context, tx: &mut dyn Txn, ino: Ino, old: &Attr, length: Option<u64>, cred: &Cred) -> Result<Attr> {
     let mut change =
-        AttrChange { mtime: Some(later_than(cx.now, old.mtime)), ctime: Some(cx.now), length, ..Default::default() };
+        AttrChange { mtime: Some(content_time(cx, cx.now, old.mtime)), ctime: Some(cx.now), length, ..Default::default() };
     if !cred.is_root() {
         drop_privilege(old, &mut change);
     }

@@ -48,7 +48,12 @@ pub(crate) fn touch(cx: &Context, tx: &mut dyn Txn, dir: Ino, attr: &Attr, mut c
     Ok(true)
 }
 
-/// A content change must move mtime, or readers elsewhere keep their caches: never equal to `old`.
-pub(crate) fn later_than(now: Timestamp, old: Timestamp) -> Timestamp {
-    if now > old { now } else { Timestamp::from_nanos(old.as_nanos().saturating_add(1)) }
+/// The modification time of a content change made at `when`: it must differ from `old`, or readers
+/// elsewhere keep their caches, and grow, unless somebody had set it into the future.
+pub(crate) fn content_time(cx: &Context, when: Timestamp, old: Timestamp) -> Timestamp {
+    if when > old || old > cx.now {
+        when
+    } else {
+        Timestamp::from_nanos(old.as_nanos().saturating_add(1))
+    }
 }

@@ -48,13 +48,8 @@ impl Disk {
         PathBuf::from(format!("{}{key}", self.root))
     }
 
-    /// The bucket's own folder. A bucket without a final slash is the start of a name in it.
     fn folder(&self) -> &Path {
-        let end = self.root.rfind('/').map_or(0, |at| at + 1);
-        match &self.root[..end] {
-            "" => Path::new("."),
-            folder => Path::new(folder),
-        }
+        folder_of(&self.root)
     }
 
     /// "Not found" means the object only while the bucket's folder is there.
@@ -79,8 +74,8 @@ impl Disk {
 
     /// The whole object, and the checksum stored with it.
     pub(super) fn read(&self, path: &Path) -> io::Result<(Bytes, Option<String>)> {
-        let file = open_object(path)?;
-        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let (file, bytes) = open_object(path)?;
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         // One byte more than expected, so that the end is seen without growing the buffer.
         let mut body = Vec::with_capacity(bytes + 1);
         (&file).read_to_end(&mut body)?;
@@ -88,8 +83,8 @@ impl Disk {
     }
 
     pub(super) fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Bytes> {
-        let file = open_object(path)?;
-        let range = clip(range, file.metadata()?.len());
+        let (file, bytes) = open_object(path)?;
+        let range = clip(range, bytes);
         let mut body = vec![0; usize::try_from(range.end - range.start).map_err(io::Error::other)?];
         file.read_exact_at(&mut body, range.start)?;
         Ok(body.into())
@@ -183,6 +178,15 @@ impl Disk {
     }
 }
 
+/// The bucket's own folder. A bucket without a final slash is the start of a name in it.
+pub(super) fn folder_of(root: &str) -> &Path {
+    let end = root.rfind('/').map_or(0, |at| at + 1);
+    match &root[..end] {
+        "" => Path::new("."),
+        folder => Path::new(folder),
+    }
+}
+
 /// `.jfs.<name>.tmp.<random>` in the same folder.
 fn temporary_path(path: &Path, random: u64) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
@@ -198,10 +202,11 @@ fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o666).open(path)
 }
 
-/// A folder is not an object, though it opens.
-fn open_object(path: &Path) -> io::Result<File> {
+/// An object's file and its bytes. A folder is no object, though it opens.
+fn open_object(path: &Path) -> io::Result<(File, u64)> {
     let file = File::open(path)?;
-    if file.metadata()?.is_dir() { Err(io::ErrorKind::NotFound.into()) } else { Ok(file) }
+    let meta = file.metadata()?;
+    if meta.is_dir() { Err(io::ErrorKind::NotFound.into()) } else { Ok((file, meta.len())) }
 }
 
 fn write_pieces(file: &mut File, body: &Payload) -> io::Result<()> {

@@ -223,3 +223,44 @@ impl ObjectStore for FaultyStore {
         self.inner.create().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemStore;
+
+    async fn run(seed: u64) -> Vec<Option<Bytes>> {
+        let env = Env::simulated(seed);
+        let store = FaultyStore::new(&env, Arc::new(MemStore::new(&env)));
+        let delay_max = Duration::from_secs(1);
+        store.set_faults(Faults { delay_max, fail_per_mille: 300, fail_after_per_mille: 100, damage_per_mille: 300 });
+        let mut seen = Vec::new();
+        for i in 0..100 {
+            let key = format!("k{i}");
+            let put = store.put(&key, vec![0; 64].into()).await;
+            seen.push(put.ok().map(|()| Bytes::new()));
+            seen.push(store.get(&key, None).await.ok());
+        }
+        seen
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_seed_gives_one_run_of_faults() {
+        let first = run(1).await;
+        assert_eq!(first, run(1).await);
+        assert_ne!(first, run(2).await);
+        let damaged = first.iter().flatten().filter(|bytes| bytes.iter().any(|b| *b != 0)).count();
+        assert!(damaged > 5 && first.iter().filter(|outcome| outcome.is_none()).count() > 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_damaged_object_is_whole_again_after_a_put() {
+        let env = Env::simulated(1);
+        let store = FaultyStore::new(&env, Arc::new(MemStore::new(&env)));
+        store.put("k", vec![0; 9].into()).await.unwrap();
+        store.damage("k");
+        assert_ne!(store.get("k", None).await.unwrap(), vec![0; 9]);
+        store.put("k", vec![0; 9].into()).await.unwrap();
+        assert_eq!(store.get("k", None).await.unwrap(), vec![0; 9]);
+    }
+}

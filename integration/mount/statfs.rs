@@ -1,0 +1,40 @@
+//! statfs(2): what df(1) shows.
+
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::statvfs;
+
+use super::Fs;
+
+#[test]
+fn use_grows_and_shrinks_with_files() {
+    let m = Fs::new();
+    let before = statvfs(m.root()).unwrap();
+    let file = m.create("f");
+    file.write_all_at(&vec![1; 10 << 20], 0).unwrap();
+    file.sync_all().unwrap();
+    let during = statvfs(m.root()).unwrap();
+    let used = (before.f_bavail - during.f_bavail) * before.f_frsize;
+    assert_eq!(used, 10 << 20);
+    assert_eq!(before.f_ffree - during.f_ffree, 1);
+    drop(file);
+    std::fs::remove_file(m.path("f")).unwrap();
+    let after = statvfs(m.root()).unwrap();
+    assert_eq!((after.f_bavail, after.f_ffree), (before.f_bavail, before.f_ffree));
+}
+
+#[test]
+fn capacity_and_inode_limit_are_the_size() {
+    let m = Fs::with(&["--capacity", "1", "--inodes", "1000"], &[]);
+    let fs = statvfs(m.root()).unwrap();
+    assert_eq!(fs.f_blocks * fs.f_frsize, 1 << 30);
+    assert_eq!(fs.f_files, 1000);
+    assert_eq!(fs.f_namemax, 255);
+}
+
+#[test]
+fn df_names_the_volume_and_its_type() {
+    let m = Fs::new();
+    let said = crate::support::run(m.root(), "df", ["--output=source,fstype", "."]).ok();
+    assert!(said.contains("test-volume") && said.contains("fuse.cairn"), "{said}");
+}

@@ -1,0 +1,127 @@
+//! A volume in a temporary folder.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::command::{Ran, cairn};
+use super::mounted::Mounted;
+
+/// Database, store, cache and mount point of one volume, gone when dropped.
+pub(crate) struct Volume {
+    folder: TempDir,
+    url: String,
+    bucket: Option<String>,
+}
+
+impl Volume {
+    /// A folder with nothing formatted in it yet.
+    pub(crate) fn unformatted() -> Volume {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::Builder::new().prefix("cairn-it-").tempdir().expect("a temporary folder");
+        // Other users enter the mount through it.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
+        for name in ["mnt", "store", "cache"] {
+            std::fs::create_dir(folder.path().join(name)).expect("it is ours");
+        }
+        let url = format!("sqlite3://{}/meta.db", folder.path().display());
+        Volume { folder, url, bucket: None }
+    }
+
+    /// Formatted without trash, and whatever `flags` say.
+    #[track_caller]
+    pub(crate) fn new(flags: &[&str]) -> Volume {
+        let volume = Volume::unformatted();
+        let mut all = vec!["--trash-days", "0"];
+        all.extend(flags);
+        volume.format(&all).ok();
+        volume
+    }
+
+    /// What somebody else wrote: an existing database and store.
+    pub(crate) fn existing(mut self, url: String, bucket: String) -> Volume {
+        (self.url, self.bucket) = (url, Some(bucket));
+        self
+    }
+
+    /// Runs `cairn format` here.
+    pub(crate) fn format(&self, flags: &[&str]) -> Ran {
+        let store = format!("{}/", self.store().display());
+        let mut args = vec!["format", &self.url, "test-volume", "--storage", "file", "--bucket", &store];
+        args.extend(flags);
+        cairn(args)
+    }
+
+    /// Mounts it, with whatever `flags` say, and waits until it is there.
+    #[track_caller]
+    pub(crate) fn mount(&self, flags: &[&str]) -> Mounted {
+        Mounted::start(self, &self.path("mnt"), flags).unwrap_or_else(|words| panic!("mount failed: {words}"))
+    }
+
+    /// The same, for mounts that must fail: what was said.
+    #[track_caller]
+    pub(crate) fn mount_refused(&self, flags: &[&str]) -> String {
+        match Mounted::start(self, &self.path("mnt"), flags) {
+            Ok(_) => panic!("should not have mounted"),
+            Err(words) => words,
+        }
+    }
+
+    /// URL of the metadata.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What `--bucket` must say, where it is not in the setting.
+    pub(crate) fn bucket(&self) -> Option<&str> {
+        self.bucket.as_deref()
+    }
+
+    /// The folder itself.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Something in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The bucket.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path("store")
+    }
+
+    /// The database of a volume formatted here.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path("meta.db")
+    }
+
+    /// Every file of the bucket that holds a block, by path.
+    pub(crate) fn blocks(&self) -> Vec<PathBuf> {
+        let mut all = Vec::new();
+        let mut todo = vec![self.store()];
+        while let Some(dir) = todo.pop() {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    todo.push(path);
+                } else if path.to_string_lossy().contains("/chunks/") {
+                    all.push(path);
+                }
+            }
+        }
+        all.sort();
+        all
+    }
+
+    /// `cairn fsck --verify` finds nothing.
+    #[track_caller]
+    pub(crate) fn fsck_is_clean(&self) {
+        let mut args = vec!["fsck", &self.url, "--verify"];
+        if let Some(bucket) = &self.bucket {
+            args.extend(["--bucket", bucket]);
+        }
+        cairn(args).ok();
+    }
+}

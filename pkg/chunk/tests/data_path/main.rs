@@ -1,0 +1,7 @@
+//! Slices through the store and back, in a simulated world.
+
+mod faults;
+mod model;
+mod read;
+mod world;
+mod write;

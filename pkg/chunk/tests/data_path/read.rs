@@ -1,0 +1,148 @@
+//! Reading: one GET a block, caches, parts, read-ahead, deletion.
+
+use cairn_chunk::{Config, Error};
+use cairn_types::{Compression, SliceId, SliceRef};
+use futures::future::join_all;
+
+use crate::world::{BLOCK, World, cache_config, config, content};
+
+#[tokio::test(start_paused = true)]
+async fn many_readers_share_one_get() {
+    let world = World::new();
+    let slice = world.stored(1, BLOCK).await;
+    world.faulty.hold();
+    let readers = join_all((0..20).map(|i| world.store.read(slice, 0, 1000 + i)));
+    let (outcomes, ()) = tokio::join!(readers, async {
+        world.faulty.held(1).await;
+        world.faulty.release();
+    });
+    for (i, bytes) in outcomes.into_iter().enumerate() {
+        assert_eq!(bytes.unwrap(), content(1, BLOCK)[..1000 + i]);
+    }
+    assert_eq!(world.faulty.gets(), 1);
+    assert_eq!(world.store.read_now(slice, 5, 7).unwrap(), content(1, BLOCK)[5..12], "now it is in memory");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_over_several_blocks_is_joined() {
+    let world = World::new();
+    let slice = world.stored(1, 5 * BLOCK + 77).await;
+    let (off, len) = (BLOCK - 3, 3 * BLOCK + 10);
+    assert_eq!(world.store.read(slice, off, len).await.unwrap(), content(1, slice.size)[off as usize..(off + len) as usize]);
+    assert!(world.store.read(slice, slice.size, 0).await.unwrap().is_empty());
+    for (off, len) in [(slice.size, 1), (0, slice.size + 1), (u32::MAX, u32::MAX)] {
+        assert!(matches!(world.store.read(slice, off, len).await, Err(Error::OutOfSlice { .. })));
+        assert!(world.store.read_now(slice, off, len).is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_random_reads_ask_for_a_part_until_the_block_is_warm() {
+    let world = World::new();
+    let slice = world.stored(1, 2 * BLOCK).await;
+    let data = content(1, 2 * BLOCK);
+    let read = async |off: u32| {
+        assert_eq!(world.store.read(slice, off, 100).await.unwrap(), data[off as usize..off as usize + 100]);
+    };
+    for off in [1000, 50_000, 9000] {
+        read(off).await;
+    }
+    assert_eq!((world.store.stats().range_gets, world.store.stats().get_blocks), (3, 0));
+    read(70_000).await;
+    world.settle().await;
+    assert_eq!((world.store.stats().range_gets, world.store.stats().get_blocks), (4, 1), "the fourth one warms it");
+    read(80_000).await;
+    assert_eq!(world.faulty.gets(), 5);
+    read(BLOCK).await;
+    assert_eq!(world.store.stats().get_blocks, 2, "the start of a block is taken for a sequential reader");
+}
+
+#[tokio::test(start_paused = true)]
+async fn compressed_blocks_are_always_fetched_whole() {
+    let world = World::with(Config { compression: Compression::Lz4, ..config() }, 8 << 20);
+    let slice = world.stored(1, BLOCK).await;
+    assert_eq!(world.store.read(slice, 999, 5).await.unwrap(), content(1, BLOCK)[999..1004]);
+    assert_eq!((world.store.stats().range_gets, world.store.stats().get_blocks), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_cache_only_what_is_asked_for_is_fetched() {
+    let world = World::with(config(), 0);
+    let slice = world.stored(1, BLOCK).await;
+    for off in [0, 100_000] {
+        assert_eq!(world.store.read(slice, off, 10).await.unwrap(), content(1, BLOCK)[off as usize..off as usize + 10]);
+    }
+    world.store.prefetch(slice, 0, BLOCK);
+    world.settle().await;
+    assert_eq!((world.store.stats().range_get_bytes, world.store.stats().get_blocks), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_ahead_is_bounded_and_joined_by_the_reader() {
+    let world = World::with(Config { prefetch: 0, max_readahead: u64::from(4 * BLOCK), ..config() }, 32 << 20);
+    let slice = world.stored(1, 16 * BLOCK).await;
+    world.faulty.hold();
+    world.store.prefetch(slice, 0, slice.size);
+    world.store.prefetch(slice, 0, 2 * BLOCK);
+    world.faulty.held(4).await;
+    assert_eq!(world.store.stats().prefetches_skipped, 12);
+    // A small read inside a block that is on its way waits for it.
+    let (bytes, ()) = tokio::join!(world.store.read(slice, BLOCK + 10, 10), async {
+        world.settle().await;
+        world.faulty.release();
+    });
+    assert_eq!(bytes.unwrap(), content(1, slice.size)[BLOCK as usize + 10..BLOCK as usize + 20]);
+    world.settle().await;
+    assert_eq!(world.faulty.gets(), 4);
+    assert!(world.store.read_now(slice, 0, 4 * BLOCK).is_some());
+    world.store.prefetch(slice, 4 * BLOCK, BLOCK);
+    world.settle().await;
+    assert_eq!((world.faulty.gets(), world.store.stats().fetching_blocks), (5, 0), "there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_read_ahead_means_none() {
+    let world = World::with(Config { prefetch: 0, max_readahead: 0, ..config() }, 8 << 20);
+    let slice = world.stored(1, 4 * BLOCK).await;
+    world.store.prefetch(slice, 0, slice.size);
+    world.settle().await;
+    assert_eq!(world.faulty.gets(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocks_come_from_disk_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::over(config(), cache_config(0, vec![dir.path().into()]));
+    let slice = world.stored(1, 2 * BLOCK + 9).await;
+    world.store.read(slice, 0, slice.size).await.unwrap();
+    world.store.cache().close().await;
+    let gets = world.faulty.gets();
+    let cache = cairn_cache::BlockCache::open(world.env.clone(), cache_config(0, vec![dir.path().into()])).unwrap();
+    let store = cairn_chunk::ChunkStore::new(world.env.clone(), world.faulty.clone(), cache, config());
+    assert_eq!(store.read(slice, 0, slice.size).await.unwrap(), content(1, slice.size));
+    assert_eq!(world.faulty.gets(), gets, "nobody asked the store");
+}
+
+#[tokio::test(start_paused = true)]
+async fn delete_removes_blocks_everywhere_and_forgives_missing_ones() {
+    let world = World::new();
+    let slice = world.stored(1, 2 * BLOCK + 9).await;
+    let other = world.stored(2, 9).await;
+    world.store.read(slice, 0, slice.size).await.unwrap();
+    world.faulty.down();
+    assert!(matches!(world.store.delete(slice).await, Err(Error::Store { .. })));
+    world.faulty.up();
+    world.store.delete(slice).await.unwrap();
+    world.store.delete(slice).await.unwrap();
+    assert_eq!(world.mem.keys(), ["chunks/0/0/2_0_9"]);
+    assert!(matches!(world.store.read(slice, 0, 10).await, Err(e) if e.is_missing()));
+    assert_eq!(world.store.read(other, 0, 9).await.unwrap(), content(2, 9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_blocks_of_a_slice_are_listed_in_order() {
+    let world = World::new();
+    let slice = SliceRef { id: SliceId(1_234_567), size: BLOCK + 5 };
+    let keys: Vec<_> = world.store.blocks(slice).map(|key| world.store.object_key(key)).collect();
+    assert_eq!(keys, ["chunks/1/1234/1234567_0_262144", "chunks/1/1234/1234567_1_5"]);
+}

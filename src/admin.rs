@@ -1,0 +1,124 @@
+//! As much of a volume as an administrative command needs: no session, no files, no upkeep.
+
+use std::sync::Arc;
+
+use cairn_cache::BlockCache;
+use cairn_chunk::ChunkStore;
+use cairn_env::Env;
+use cairn_meta::Meta;
+use cairn_meta::txn::Engine;
+use cairn_object::{Dials, ObjectStore};
+use cairn_types::Format;
+
+use crate::config::Config;
+use crate::error::refused;
+use crate::storage::{self, check_supported};
+use crate::volume::chunk_config;
+use crate::{Error, Result};
+
+/// An open volume for commands.
+pub struct Admin {
+    env: Env,
+    config: Config,
+    meta: Arc<Meta>,
+}
+
+impl Admin {
+    /// Opens the volume at `meta_url`.
+    ///
+    /// # Errors
+    /// As the engine says; no volume there is [`Error::Refused`].
+    pub async fn open(env: &Env, meta_url: &str, read_only: bool) -> Result<Admin> {
+        let mut config = Config::new(meta_url);
+        config.client.read_only = read_only;
+        let options = cairn_meta::engine::Options { create: false, read_only };
+        let engine = cairn_meta::engine::open(env.clone(), meta_url, options).await?;
+        let settings = cairn_meta::Config { read_only, ..cairn_meta::Config::mount() };
+        match Meta::open(env.clone(), engine.clone(), settings).await {
+            Ok(meta) => Ok(Admin { env: env.clone(), config, meta }),
+            Err(e) => {
+                engine.close().await;
+                Err(unformatted(e))
+            }
+        }
+    }
+
+    /// The metadata.
+    pub fn meta(&self) -> &Arc<Meta> {
+        &self.meta
+    }
+
+    /// The setting as stored: secrets may be sealed.
+    pub fn format(&self) -> Arc<Format> {
+        self.meta.format()
+    }
+
+    /// The object store with time limits and retries, and blocks over it without a disk cache.
+    pub fn data(&self) -> Result<(Arc<dyn ObjectStore>, Arc<ChunkStore>)> {
+        let format = opened(&self.meta.format())?;
+        check_supported(&format)?;
+        let store = storage::open(&self.env, &format, &self.config.storage, &Dials::default())?;
+        let cache = BlockCache::open(self.env.clone(), no_cache(&format))?;
+        let chunks = ChunkStore::new(self.env.clone(), store.clone(), cache, chunk_config(&self.config, &format)?);
+        Ok((store, chunks))
+    }
+
+    /// Closes the engine.
+    pub async fn close(self) {
+        self.meta.close().await;
+    }
+}
+
+/// Everything is read from the store: what a command checks must be what is there.
+fn no_cache(format: &Format) -> cairn_cache::Config {
+    cairn_cache::Config {
+        dirs: Vec::new(),
+        memory_bytes: 0,
+        disk_bytes: 0,
+        disk_items: 0,
+        free_space_ratio: 0.0,
+        checksum: cairn_cache::ChecksumLevel::Full,
+        eviction: cairn_cache::Eviction::None,
+        file_mode: 0o600,
+        key_layout: format.key_layout(),
+    }
+}
+
+fn unformatted(e: cairn_meta::Error) -> Error {
+    match e {
+        cairn_meta::Error::NotFormatted => {
+            Error::Refused("no volume is formatted in this database: run `cairn format` first".into())
+        }
+        e => e.into(),
+    }
+}
+
+/// Reads the setting of a volume that must be there, secrets in the clear.
+pub(crate) async fn load(env: &Env, engine: &dyn Engine) -> Result<Arc<Format>> {
+    let format = cairn_meta::load_format(env, engine).await?.ok_or(cairn_meta::Error::NotFormatted);
+    Ok(Arc::new(opened(&format.map_err(unformatted)?)?))
+}
+
+/// A copy of the setting with its secrets in the clear.
+pub(crate) fn opened(format: &Format) -> Result<Format> {
+    Ok(cairn_meta::secret::revealed(format)?)
+}
+
+/// A copy of the setting as it is stored: secrets encrypted.
+pub(crate) fn sealed(env: &Env, format: &Format) -> Result<Format> {
+    Ok(cairn_meta::secret::hidden(env, format)?)
+}
+
+impl Admin {
+    /// The setting with its secrets in the clear.
+    pub fn revealed(&self) -> Result<Format> {
+        opened(&self.meta.format())
+    }
+
+    /// Stores a setting whose secrets are in the clear; they are encrypted on the way.
+    pub async fn store_sealed(&self, format: &Format, reset_dir_stats: bool) -> Result<Format> {
+        let sealed = sealed(&self.env, format)?;
+        cairn_meta::store_format(&self.env, &**self.meta.engine(), &sealed, reset_dir_stats).await?;
+        Ok(sealed)
+    }
+}

@@ -1,0 +1,236 @@
+//! What a person may set about a mounted volume. Each setting says its unit, default and price.
+//!
+//! What the volume's format fixes (block size, codec, key layout) is stored with the volume and is
+//! not here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cairn_cache::{ChecksumLevel, Eviction};
+use cairn_meta::AtimeMode;
+
+/// Everything about one client of one volume.
+#[derive(Clone)]
+pub struct Config {
+    /// Where the metadata is. May hold a password: never logged.
+    pub meta_url: String,
+    /// This client as others see it.
+    pub client: Client,
+    /// How the object store is used.
+    pub storage: Storage,
+    /// Blocks kept nearby.
+    pub cache: Cache,
+    /// Memory of the data path.
+    pub data: Data,
+    /// Work nobody waits for.
+    pub jobs: Jobs,
+    /// The virtual files of the root.
+    pub internal: Internal,
+}
+
+/// This client as others see it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Refuse every change, keep no session. Default: no.
+    pub read_only: bool,
+    /// Directory of the volume shown as the root. Made if it is missing. Default: the root.
+    pub subdir: Option<String>,
+    /// Where it is mounted, for the session's record.
+    pub mountpoint: PathBuf,
+    /// How often the session is refreshed and the setting read again. Default 12 s. A client counts
+    /// as dead after five: shorter frees its locks sooner and costs the engine more.
+    pub heartbeat: Duration,
+    /// When reads are recorded. Default: never, since each record is a transaction.
+    pub atime: AtimeMode,
+    /// A directory's times are not moved again within this. Default 100 ms; 0 is exact and makes
+    /// creates in one directory wait for each other on network engines.
+    pub skip_dir_mtime: Duration,
+}
+
+/// How the object store is used. `None` means what the volume's setting says.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// Another driver than the volume's.
+    pub storage: Option<String>,
+    /// Another bucket than the volume's.
+    pub bucket: Option<String>,
+    /// Another storage class than the volume's.
+    pub storage_class: Option<String>,
+    /// For one attempt of a read. Default 60 s.
+    pub get_timeout: Duration,
+    /// For one attempt of a write. Default 60 s.
+    pub put_timeout: Duration,
+    /// Attempts after the first. Default 10.
+    pub io_retries: u32,
+    /// Uploads at a time. Default 20.
+    pub max_uploads: u32,
+    /// Downloads at a time. Default 200.
+    pub max_downloads: u32,
+    /// Mbit/s; 0: unlimited; `None`: the volume's.
+    pub upload_limit: Option<u64>,
+    /// Mbit/s; 0: unlimited; `None`: the volume's.
+    pub download_limit: Option<u64>,
+    /// Write, read and delete a probe before opening. Default: no.
+    pub check: bool,
+}
+
+/// Blocks kept nearby.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// Folders, one a disk; the volume's UUID is added below. Empty: memory only.
+    pub dirs: Vec<PathBuf>,
+    /// Memory for whole blocks, bytes. Default 32 MiB: what comes from disk is in the kernel's cache.
+    pub memory_bytes: u64,
+    /// Disk over all folders, bytes. Default 100 GiB.
+    pub disk_bytes: u64,
+    /// Files over all folders; 0: no limit.
+    pub disk_items: u64,
+    /// Share of each file system that stays free. Default 0.1.
+    pub free_space_ratio: f64,
+    /// What is verified on a read. Default: every piece touched.
+    pub checksum: ChecksumLevel,
+    /// Who goes first.
+    pub eviction: Eviction,
+    /// Mode of cached files. Default 0600.
+    pub file_mode: u32,
+    /// Keep blocks just written, not only those read. Default: no.
+    pub keep_written: bool,
+}
+
+/// Memory of the data path.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// Memory for unflushed writes and blocks in flight, bytes. Default 300 MiB. Writers wait once
+    /// it is used up; a crash loses at most this much that was never synced.
+    pub buffer_bytes: u64,
+    /// Blocks that a random read may fetch whole. Default 1.
+    pub prefetch: u32,
+    /// Read ahead of one sequential reader, bytes; 0: eight blocks.
+    pub max_readahead_bytes: u64,
+}
+
+/// Work nobody waits for.
+#[derive(Clone, Debug)]
+pub struct Jobs {
+    /// Leave hourly jobs to other clients. Default: no.
+    pub no_bgjob: bool,
+    /// Deletions at a time; 0 leaves all deletion to other clients. Default 10.
+    pub max_deletes: usize,
+}
+
+/// The virtual files of the root.
+#[derive(Clone, Debug, Default)]
+pub struct Internal {
+    /// Leave them out of listings. Default: no.
+    pub hide: bool,
+    /// `.jfs.stats` instead of `.stats`. Default: no.
+    pub prefix: bool,
+    /// Labels put on every metric. Default: none.
+    pub labels: Vec<(String, String)>,
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+impl Config {
+    /// The defaults of a mount of the volume at `meta_url`.
+    pub fn new(meta_url: &str) -> Config {
+        Config {
+            meta_url: meta_url.into(),
+            client: Client {
+                read_only: false,
+                subdir: None,
+                mountpoint: PathBuf::new(),
+                heartbeat: Duration::from_secs(12),
+                atime: AtimeMode::NoAtime,
+                skip_dir_mtime: Duration::from_millis(100),
+            },
+            storage: Storage {
+                storage: None,
+                bucket: None,
+                storage_class: None,
+                get_timeout: Duration::from_secs(60),
+                put_timeout: Duration::from_secs(60),
+                io_retries: 10,
+                max_uploads: 20,
+                max_downloads: 200,
+                upload_limit: None,
+                download_limit: None,
+                check: false,
+            },
+            cache: Cache {
+                dirs: vec![],
+                memory_bytes: 32 * MIB,
+                disk_bytes: 100 * GIB,
+                disk_items: 0,
+                free_space_ratio: 0.1,
+                checksum: ChecksumLevel::Extend,
+                eviction: Eviction::TwoRandom,
+                file_mode: 0o600,
+                keep_written: false,
+            },
+            data: Data { buffer_bytes: 300 * MIB, prefetch: 1, max_readahead_bytes: 0 },
+            jobs: Jobs { no_bgjob: false, max_deletes: 10 },
+            internal: Internal::default(),
+        }
+    }
+
+    /// Everything that cannot work, at once. Empty: nothing found.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut must = |ok: bool, sentence: String| {
+            if !ok {
+                all.push(sentence);
+            }
+        };
+        let beat = self.client.heartbeat;
+        must(
+            beat.is_zero() || (1..=600).contains(&beat.as_secs()),
+            format!("the heartbeat must lie between 1 s and 10 min, not {beat:?}"),
+        );
+        let ratio = self.cache.free_space_ratio;
+        must((0.0..1.0).contains(&ratio), format!("the free space ratio must lie between 0 and 1, not {ratio}"));
+        must(self.storage.max_uploads > 0, "at least one upload must be allowed (max-uploads)".into());
+        must(self.storage.max_downloads > 0, "at least one download must be allowed (max-downloads)".into());
+        let least = cairn_chunk::Config::BUFFER_BYTES_MIN;
+        must(
+            self.data.buffer_bytes >= least,
+            format!("the buffer must hold at least {} MiB (buffer-size)", least / MIB),
+        );
+        all
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("client", &self.client)
+            .field("storage", &self.storage)
+            .field("cache", &self.cache)
+            .field("data", &self.data)
+            .field("jobs", &self.jobs)
+            .field("internal", &self.internal)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_accepted_and_every_complaint_is_told_at_once() {
+        let mut config = Config::new("memkv://x");
+        assert_eq!(config.complaints(), Vec::<String>::new());
+        config.client.heartbeat = Duration::from_secs(3600);
+        config.cache.free_space_ratio = 1.5;
+        config.storage.max_uploads = 0;
+        assert_eq!(config.complaints().len(), 3);
+    }
+
+    #[test]
+    fn the_url_is_not_shown() {
+        let text = format!("{:?}", Config::new("mysql://user:hunter2@(host)/db"));
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}

@@ -1,0 +1,91 @@
+//! From the volume's setting to an object store that works.
+
+use std::sync::Arc;
+
+use cairn_env::Env;
+use cairn_object::{Dials, Limits, Location, ObjectStore};
+use cairn_types::Format;
+
+use crate::config::Storage;
+use crate::error::refused;
+use crate::Result;
+
+/// Bytes a second of one Mbit/s.
+const MBIT_BYTES: u64 = 1_000_000 / 8;
+
+/// Where the volume's objects are. The secrets of `format` must be in the clear.
+pub fn location(format: &Format) -> Location {
+    let class = format.tiers.as_ref().and_then(|t| t.get("0")).map(|t| t.storage_class.clone());
+    Location {
+        storage: format.storage.clone(),
+        bucket: format.bucket.clone(),
+        access_key: format.access_key.clone(),
+        secret_key: format.secret_key.clone(),
+        session_token: format.session_token.clone(),
+        shards: format.shards,
+        prefix: format!("{}/", format.name),
+        storage_class: class.filter(|c| !c.is_empty()).unwrap_or_else(|| format.storage_class.clone()),
+        fsync: std::env::var_os("CAIRN_FILE_NO_FSYNC").is_none(),
+    }
+}
+
+/// The volume's store with everything around it that `storage` asks for.
+pub(crate) fn open(env: &Env, format: &Format, storage: &Storage, dials: &Dials) -> Result<Arc<dyn ObjectStore>> {
+    let mut place = location(format);
+    let given = |own: &mut String, other: &Option<String>| {
+        if let Some(other) = other.as_ref().filter(|o| !o.is_empty()) {
+            own.clone_from(other);
+        }
+    };
+    given(&mut place.storage, &storage.storage);
+    given(&mut place.bucket, &storage.bucket);
+    given(&mut place.storage_class, &storage.storage_class);
+    let base = cairn_object::open(env, &place)?;
+    let (up, down) = bandwidth(format, storage);
+    let limits = Limits {
+        get_timeout: storage.get_timeout,
+        put_timeout: storage.put_timeout,
+        io_retries: storage.io_retries,
+        max_uploads: storage.max_uploads,
+        max_downloads: storage.max_downloads,
+        upload_bytes_per_sec: up,
+        download_bytes_per_sec: down,
+    };
+    Ok(cairn_object::stack_with(env, base, &limits, dials))
+}
+
+/// Bytes a second up and down: ours if given, else the volume's.
+pub(crate) fn bandwidth(format: &Format, storage: &Storage) -> (u64, u64) {
+    let bytes = |mbit: u64| mbit.saturating_mul(MBIT_BYTES);
+    (
+        bytes(storage.upload_limit.unwrap_or(format.upload_limit)),
+        bytes(storage.download_limit.unwrap_or(format.download_limit)),
+    )
+}
+
+/// Is this bucket one that a volume can live in? Writes, reads and deletes a probe.
+///
+/// # Errors
+/// A sentence that names the bucket, never its secrets.
+pub async fn check_bucket(env: &Env, store: &dyn ObjectStore) -> Result<()> {
+    if let Err(e) = cairn_object::probe(env, store).await {
+        return refused(format!("the bucket {} cannot be used: {e}", store.describe()));
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be read yet.
+pub(crate) fn check_supported(format: &Format) -> Result<()> {
+    if !format.encrypt_key.is_empty() {
+        return refused(format!(
+            "volume {:?} is encrypted ({}); encrypted volumes are not supported yet",
+            format.name,
+            if format.encrypt_algo.is_empty() { "aes256gcm-rsa" } else { &format.encrypt_algo },
+        ));
+    }
+    format.compression().map(|_| ()).or_else(refused)?;
+    if !(64..=16384).contains(&format.block_size) || !format.block_size.is_power_of_two() {
+        return refused(format!("the volume's block size of {} KiB is not one of the format", format.block_size));
+    }
+    Ok(())
+}
