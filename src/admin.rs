@@ -11,7 +11,6 @@ use cairn_object::{Dials, ObjectStore};
 use cairn_types::Format;
 
 use crate::config::Config;
-use crate::error::refused;
 use crate::storage::{self, check_supported};
 use crate::volume::chunk_config;
 use crate::{Error, Result};

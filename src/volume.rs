@@ -250,7 +250,6 @@ fn vfs_config(config: &Config, format: &Format) -> cairn_vfs::Config {
     use std::time::Duration;
     let (one, total) = readahead(config, format);
     cairn_vfs::Config {
-        read_only: config.client.read_only,
         readahead_max_bytes: one,
         readahead_total_bytes: total,
         flush_age: Duration::from_secs(5),

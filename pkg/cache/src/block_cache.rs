@@ -97,6 +97,12 @@ impl BlockCache {
         self.memory_bytes_max > 0 || self.disk.is_usable()
     }
 
+    /// Bytes of blocks put in one go that are sure to be found a moment later: half of the memory (the
+    /// other half is for what is read again and again), and the disks' queue.
+    pub fn newcomer_bytes(&self) -> u64 {
+        self.memory_bytes_max / 2 + self.disk.queue_bytes_max()
+    }
+
     /// Counters, and what is held now.
     pub fn stats(&self) -> CacheStats {
         let (memory_bytes, memory_blocks) = self.memory.usage();

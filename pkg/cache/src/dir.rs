@@ -5,12 +5,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cairn_env::Env;
@@ -18,17 +18,17 @@ use cairn_types::{BlockKey, KeyLayout};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
+mod home;
+mod scan;
+
 use crate::block_file::{self, BlockFile, Fault};
 use crate::index::{Index, weight};
 use crate::room::{Excess, Limits};
 use crate::stats::{Counters, add};
 use crate::{ChecksumLevel, Eviction};
 
-const LOCK_FILE: &str = ".lock";
 const RAW: &str = "raw";
 const TMP_SUFFIX: &str = ".tmp";
-/// A `.tmp` this old belongs to nobody any more.
-const TMP_AGE_MAX: Duration = Duration::from_secs(60);
 /// Files kept open for reads that need no disk.
 const OPEN_FILES_MAX: usize = 256;
 /// Failures in a row after which a directory is taken out.
@@ -68,10 +68,10 @@ pub(crate) struct Dir {
 impl Dir {
     /// Makes the directory ready. One that cannot be written but has a `.lock` is read from only.
     pub(crate) fn open(env: Env, path: PathBuf, rules: Rules, counters: Arc<Counters>) -> io::Result<Dir> {
-        let made = make_dirs(&path.join(RAW), rules.file_mode).and_then(|()| ensure_lock(&env, &path));
+        let made = home::make_dirs(&path.join(RAW), rules.file_mode).and_then(|()| home::ensure_lock(&env, &path));
         let (lock, state) = match made {
             Ok(lock) => (lock, WRITABLE),
-            Err(e) if is_read_only(&e) => (read_lock(&path)?.ok_or(e)?, READ_ONLY),
+            Err(e) if is_read_only(&e) => (home::read_lock(&path)?.ok_or(e)?, READ_ONLY),
             Err(e) => return Err(e),
         };
         if state == READ_ONLY {
@@ -199,8 +199,7 @@ impl Dir {
         let path = self.file_path(key);
         let tmp = with_suffix(&path, TMP_SUFFIX);
         let mut file = self.create_tmp(&tmp)?;
-        let written =
-            block_file::write(&mut file, data, self.rules.checksum).and_then(|()| fs::rename(&tmp, &path));
+        let written = block_file::write(&mut file, data, self.rules.checksum).and_then(|()| fs::rename(&tmp, &path));
         if written.is_err() {
             self.remove_path(&tmp);
         }
@@ -214,8 +213,8 @@ impl Dir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // Without its `.lock` the directory itself is gone (an unmounted disk): never make
                 // it anew on whatever file system is below.
-                fs::metadata(self.path.join(LOCK_FILE))?;
-                make_dirs(tmp.parent().expect("a file lies in a folder"), self.rules.file_mode)?;
+                fs::metadata(home::lock_path(&self.path))?;
+                home::make_dirs(tmp.parent().expect("a file lies in a folder"), self.rules.file_mode)?;
                 create()
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.is_stale(&fs::metadata(tmp)?) => {
@@ -235,7 +234,7 @@ impl Dir {
                 }
                 self.evict(Excess { bytes: weight(key), items: 1 });
             }
-            NotFound if !self.has_lock() => self.take_out("it vanished"),
+            NotFound if !home::has_lock(&self.path) => self.take_out("it vanished"),
             _ if is_read_only(e) => {
                 if self.state.compare_exchange(WRITABLE, READ_ONLY, Release, Relaxed).is_ok() {
                     add(&self.counters.disk_errors, 1);
@@ -324,74 +323,6 @@ impl Dir {
         }
     }
 
-    /// Brings the index up to date with the files; ends early when `stop` says so.
-    pub(crate) fn scan(&self, stop: &dyn Fn() -> bool) {
-        if !self.has_lock() {
-            return self.take_out("it vanished");
-        }
-        let scan = self.scan.fetch_add(1, Relaxed) + 1;
-        match self.walk(&self.path.join(RAW).join("chunks"), "chunks", 2, scan, stop) {
-            Ok(true) => {
-                self.index.lock().forget_before(scan);
-                self.scanned.store(true, Release);
-                if self.is_writable() {
-                    self.make_room(0);
-                }
-            }
-            Ok(false) => {}
-            Err(e) => self.failed("scan", &e),
-        }
-    }
-
-    /// `false` if it was stopped.
-    fn walk(&self, at: &Path, name: &str, depth: u32, scan: u32, stop: &dyn Fn() -> bool) -> io::Result<bool> {
-        let entries = match fs::read_dir(at) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
-            entries => entries?,
-        };
-        if stop() || self.is_out() {
-            return Ok(false);
-        }
-        let mut files = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            let Some(child) = entry.file_name().to_str().map(|s| format!("{name}/{s}")) else { continue };
-            if depth == 0 {
-                files.extend(self.examine(&entry, &child)?);
-            } else if entry.file_type()?.is_dir() && !self.walk(&entry.path(), &child, depth - 1, scan, stop)? {
-                return Ok(false);
-            }
-        }
-        let mut index = self.index.lock();
-        files.into_iter().for_each(|(key, used_at, pinned)| index.insert(key, used_at, scan, pinned));
-        Ok(true)
-    }
-
-    /// A file as the index wants it: key, last use, linked elsewhere. Removes what nobody finishes.
-    fn examine(&self, entry: &fs::DirEntry, name: &str) -> io::Result<Option<(BlockKey, u64, bool)>> {
-        let key = BlockKey::parse_object_key(name).filter(|key| key.object_key(self.rules.key_layout) == name);
-        if key.is_none() && !name.ends_with(TMP_SUFFIX) {
-            return Ok(None);
-        }
-        let meta = match entry.metadata() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            meta => meta?,
-        };
-        let Some(key) = key else {
-            if self.is_writable() && self.is_stale(&meta) {
-                self.remove_path(&entry.path());
-            }
-            return Ok(None);
-        };
-        let used = meta.accessed().unwrap_or(UNIX_EPOCH).max(meta.modified().unwrap_or(UNIX_EPOCH));
-        Ok(Some((key, micros(used), meta.nlink() > 1)))
-    }
-
-    fn is_stale(&self, meta: &fs::Metadata) -> bool {
-        let age = meta.modified().ok().and_then(|at| self.env.now().duration_since(at).ok());
-        age.is_some_and(|age| age > TMP_AGE_MAX)
-    }
-
     fn failed(&self, action: &str, e: &io::Error) {
         add(&self.counters.disk_errors, 1);
         tracing::debug!(dir = %self.path.display(), action, error = %e, "cache directory failed");
@@ -408,10 +339,6 @@ impl Dir {
             self.open_files.clear();
             *self.index.lock() = Index::new(self.rules.eviction);
         }
-    }
-
-    fn has_lock(&self) -> bool {
-        fs::metadata(self.path.join(LOCK_FILE)).is_ok()
     }
 
     fn file_path(&self, key: BlockKey) -> PathBuf {
@@ -431,41 +358,6 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-/// Folders with the search bits that match the files' read bits.
-fn make_dirs(path: &Path, file_mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(file_mode | ((file_mode & 0o444) >> 2)).create(path)
-}
-
-fn read_lock(dir: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(dir.join(LOCK_FILE)) {
-        Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// The directory's identity; made up once if it has none.
-fn ensure_lock(env: &Env, dir: &Path) -> io::Result<String> {
-    if let Some(text) = read_lock(dir)? {
-        probe_writable(dir)?;
-        return Ok(text);
-    }
-    fs::write(dir.join(LOCK_FILE), random_uuid(env))?;
-    // Another client may have written its own at the same time: the text that stayed counts.
-    read_lock(dir)?.ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
-/// An error if the directory cannot be written.
-fn probe_writable(dir: &Path) -> io::Result<()> {
-    Ok(rustix::fs::access(dir, rustix::fs::Access::WRITE_OK)?)
-}
-
-fn random_uuid(env: &Env) -> String {
-    let (a, b) = (env.random(), env.random());
-    let variant = 0x8000 | (b >> 48 & 0x3fff);
-    format!("{:08x}-{:04x}-4{:03x}-{variant:04x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xfff, b & 0xffff_ffff_ffff)
 }
 
 fn is_read_only(e: &io::Error) -> bool {

@@ -96,6 +96,11 @@ impl Disk {
         self.dirs.iter().any(|dir| !dir.is_out())
     }
 
+    /// Bytes that may wait to be written; 0 without a directory.
+    pub(crate) fn queue_bytes_max(&self) -> u64 {
+        if self.is_usable() { QUEUE_BYTES_MAX } else { 0 }
+    }
+
     /// The bytes if the block waits to be written. Never waits.
     pub(crate) fn get_waiting(&self, key: BlockKey, range: &Range<u32>) -> Option<Bytes> {
         let block = self.waiting.lock().get(&key).cloned()?;

@@ -89,7 +89,11 @@ impl Index {
         entry.pinned = pinned;
         if self.eviction == Eviction::Lru {
             let aged = (entry.used_at, key);
-            if pinned { self.by_age.remove(&aged) } else { self.by_age.insert(aged) };
+            if pinned {
+                self.by_age.remove(&aged)
+            } else {
+                self.by_age.insert(aged)
+            };
         }
     }
 

@@ -100,7 +100,10 @@ async fn a_block_is_found_before_the_scan_and_after_it() {
     filled(dir.path(), &[key(1, 100_000), key(2, 10)]).await;
     let cache = open(config(&[dir.path().into()]));
     assert_eq!(cache.stats().disk_blocks, 0, "opening did not wait for a walk");
-    assert_eq!(cache.get(key(1, 100_000), 70_000..70_100).await.unwrap(), content(key(1, 100_000)).slice(70_000..70_100));
+    assert_eq!(
+        cache.get(key(1, 100_000), 70_000..70_100).await.unwrap(),
+        content(key(1, 100_000)).slice(70_000..70_100)
+    );
     settle().await;
     assert_eq!(cache.stats().disk_blocks, 2);
     assert_eq!(cache.stats().disk_bytes, 100_000 + 10 + 2 * 4096);
@@ -111,7 +114,8 @@ async fn a_block_is_found_before_the_scan_and_after_it() {
 
 #[tokio::test(start_paused = true)]
 async fn footers_of_tiered_blocks_are_tolerated() {
-    let with_sums = [0x46, 0x53, 0, 0x10, 0x82, 0xa4, 0x74, 0x69, 0x65, 0x72, 0xcc, 2, 0xa3, 0x70, 0x61, 0x64, 0xc4, 2, 0, 0];
+    let with_sums =
+        [0x46, 0x53, 0, 0x10, 0x82, 0xa4, 0x74, 0x69, 0x65, 0x72, 0xcc, 2, 0xa3, 0x70, 0x61, 0x64, 0xc4, 2, 0, 0];
     let without = [0x46, 0x53, 0, 0x0e, 0x82, 0xa4, 0x74, 0x69, 0x65, 0x72, 0xcc, 2, 0xa3, 0x70, 0x61, 0x64, 0xc4, 0];
     for (sums, footer) in [(true, &with_sums[..]), (false, &without[..])] {
         let dir = tempfile::tempdir().unwrap();

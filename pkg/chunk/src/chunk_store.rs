@@ -52,7 +52,7 @@ impl ChunkStore {
         let tasks = TaskSet::new(env.clone());
         trim_when_idle(&tasks, &pool);
         Arc::new(ChunkStore {
-            fetching: Fetching::new(&config),
+            fetching: Fetching::new(&config, &cache),
             runtime: Handle::current(),
             counters: Counters::default(),
             env,

@@ -11,8 +11,9 @@ pub struct Config {
     pub compression: Compression,
     /// Object names; fixed at format.
     pub key_layout: KeyLayout,
-    /// Memory for blocks that wait for the store, upload scratch included, in bytes. At least
-    /// [`Config::BUFFER_BYTES_MIN`]; less counts as that.
+    /// Memory for blocks that wait for the store, upload scratch included, in bytes. Less than
+    /// [`Config::BUFFER_BYTES_MIN`] or four blocks counts as that. Blocks on their way in may take half
+    /// as much again.
     pub buffer_bytes: u64,
     /// Blocks that a random read may fetch whole behind the reader's back; 0 for none.
     pub prefetch: u32,
@@ -23,6 +24,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// The smallest buffer that lets every size of write and block through.
+    /// The smallest buffer that lets writes of any usual size through.
     pub const BUFFER_BYTES_MIN: u64 = 8 << 20;
+
+    /// Full blocks that fit any buffer: with fewer, one writer could never fill a block.
+    const BUFFER_BLOCKS_MIN: u64 = 4;
+
+    /// The buffer that is really used, in bytes.
+    pub(crate) fn buffer_total_bytes(&self) -> u64 {
+        let blocks = Self::BUFFER_BLOCKS_MIN * u64::from(self.block_bytes);
+        self.buffer_bytes.max(Self::BUFFER_BYTES_MIN).max(blocks)
+    }
 }

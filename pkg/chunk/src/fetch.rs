@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_cache::BlockCache;
 use cairn_env::{Budget, SingleFlight};
 use cairn_types::layout::block_spans;
 use cairn_types::{BlockKey, Compression, SliceRef};
@@ -21,8 +22,6 @@ use crate::{Config, Error, Result, codec};
 pub(crate) const INLINE_CODEC_BYTES: u32 = 16 * 1024;
 /// A random read may ask the store for a part if it is at most one in this of the block.
 const PART_SHARE: u32 = 4;
-/// Whole blocks that may be in flight whatever the buffer is.
-const FETCHES_MIN: u64 = 4;
 
 /// What the read path keeps between calls.
 pub(crate) struct Fetching {
@@ -37,10 +36,11 @@ pub(crate) struct Fetching {
 }
 
 impl Fetching {
-    pub(crate) fn new(config: &Config) -> Fetching {
+    pub(crate) fn new(config: &Config, cache: &BlockCache) -> Fetching {
         let block_bytes = u64::from(config.block_bytes);
-        let ahead = config.max_readahead + u64::from(config.prefetch) * block_bytes;
-        let room = (config.buffer_bytes / 2).max(FETCHES_MIN * 2 * block_bytes);
+        // More than the cache can hold on to would be fetched in vain.
+        let ahead = (config.max_readahead + u64::from(config.prefetch) * block_bytes).min(cache.newcomer_bytes());
+        let room = config.buffer_total_bytes() / 2;
         Fetching {
             flights: SingleFlight::new(),
             flying: Mutex::default(),
@@ -120,7 +120,7 @@ impl ChunkStore {
     }
 
     async fn fetch_part(&self, key: BlockKey, range: Range<u32>) -> Result<Bytes> {
-        let wanted = Some(u64::from(range.start)..u64::from(range.end));
+        let wanted = u64::from(range.start)..u64::from(range.end);
         let mut outcome = self.get_part(key, wanted.clone()).await;
         if matches!(outcome, Err(Error::Corrupt { .. })) {
             add(&self.counters().refetches, 1);
@@ -129,10 +129,10 @@ impl ChunkStore {
         self.note_failure(outcome)
     }
 
-    async fn get_part(&self, key: BlockKey, range: Option<Range<u64>>) -> Result<Bytes> {
-        let wanted = range.as_ref().map_or(0, |r| r.end - r.start);
-        let bytes =
-            self.object().get(&self.object_key(key), range).await.map_err(|e| Error::from_store(key, e))?;
+    async fn get_part(&self, key: BlockKey, range: Range<u64>) -> Result<Bytes> {
+        let wanted = range.end - range.start;
+        let got = self.object().get(&self.object_key(key), Some(range)).await;
+        let bytes = got.map_err(|e| Error::from_store(key, e))?;
         if bytes.len() as u64 != wanted {
             return Err(Error::Corrupt { key, reason: format!("{} bytes instead of {wanted}", bytes.len()) });
         }
@@ -222,11 +222,11 @@ impl ChunkStore {
         let flying = Flying::start(self, key);
         self.spawn(async move {
             let store = flying.store.clone();
-            if let Err(error) = store.warm(key).await {
+            match store.warm(key).await {
+                Ok(()) => add(&store.counters().prefetched_blocks, 1),
                 // Whoever wants the block will meet the error and tell it.
-                tracing::debug!(%key, %error, "read-ahead failed");
+                Err(error) => tracing::debug!(%key, %error, "read-ahead failed"),
             }
-            add(&store.counters().prefetched_blocks, 1);
             drop((room, flying));
         });
         true

@@ -51,7 +51,7 @@ impl Reservation {
 
 impl Pool {
     pub(crate) fn new(config: &Config) -> Arc<Pool> {
-        let total = config.buffer_bytes.max(Config::BUFFER_BYTES_MIN);
+        let total = config.buffer_total_bytes();
         let dirt = if config.compression == Compression::None { total } else { total / 100 * DIRT_PERCENT };
         let free_max = |size: usize| if size == PAGE_BYTES { dirt as usize / size } else { FREE_SMALL_PAGES_MAX };
         Arc::new(Pool {

@@ -82,7 +82,7 @@ impl Answers {
             return FopenFlags::FOPEN_DIRECT_IO;
         }
         // Close-to-open: both must agree that nothing changed.
-        let unchanged = self.known.opened(ino, &opened.attr);
+        let unchanged = self.known.opened(ino, &opened.attr, opened.fh);
         if unchanged && opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
     }
 
@@ -120,7 +120,11 @@ mod tests {
     #[test]
     fn pages_are_kept_only_if_both_sides_saw_no_change() {
         let answers = Answers::new(settings());
-        let flags = |nanos, keep, direct| answers.opened(Ino(2), &opened(nanos, keep, direct));
+        let flags = |nanos, keep, direct| {
+            let flags = answers.opened(Ino(2), &opened(nanos, keep, direct));
+            answers.known.heard_of(Ino(2), Fh(1));
+            flags
+        };
         assert_eq!(flags(1, true, false), FopenFlags::empty(), "first open");
         assert_eq!(flags(1, true, false), FopenFlags::FOPEN_KEEP_CACHE);
         assert_eq!(flags(1, false, false), FopenFlags::empty(), "the vfs knows better");

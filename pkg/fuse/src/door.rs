@@ -5,8 +5,8 @@
 //! kernel thread ever sleeps on a network.
 //!
 //! Rules kept here: every request is answered exactly once, also after a panic (EIO) and also when
-//! its caller is told to stop (EINTR: the operation itself runs to its end, because half of a change
-//! is worse than a late one). An error is logged here, where it stops travelling.
+//! its caller is told to stop (EINTR: a change itself runs to its end, because half of one is worse
+//! than a late one; a read is dropped). An error is logged here, where it stops travelling.
 
 use std::any::Any;
 use std::future::Future;
@@ -35,9 +35,16 @@ pub(crate) struct Call {
     pub(crate) ino: u64,
     /// The thread that asks; 0: nobody waits for the answer.
     pub(crate) tid: u32,
+    /// Nothing is lost if it never ends: it may be dropped on the way.
+    pub(crate) is_read: bool,
 }
 
 impl Call {
+    /// The same, for an operation that may be dropped on the way.
+    pub(crate) fn read(self) -> Call {
+        Call { is_read: true, ..self }
+    }
+
     /// The same, but the caller is not watched.
     pub(crate) fn unwatched(self) -> Call {
         Call { tid: 0, ..self }
@@ -103,7 +110,7 @@ impl Door {
         let mut op: Op<T> = Box::pin(AssertUnwindSafe(op.instrument(call.span())).catch_unwind());
         match (&mut op).now_or_never() {
             Some(out) => reply(call.verdict(out)),
-            None => self.tasks.spawn(wait(self.env.clone(), call, op, reply, late)),
+            None => self.tasks.spawn(wait(self.env.clone(), self.tasks.clone(), call, op, reply, late)),
         }
     }
 
@@ -143,6 +150,7 @@ impl Door {
 
 async fn wait<T: Send, L: Future<Output = ()> + Send>(
     env: Env,
+    tasks: TaskSet,
     call: Call,
     mut op: Op<T>,
     reply: impl FnOnce(Result<T, Errno>) + Send,
@@ -153,10 +161,12 @@ async fn wait<T: Send, L: Future<Output = ()> + Send>(
         out = &mut op => reply(call.verdict(out)),
         () = caller::told_to_stop(env, call.tid) => {
             reply(Err(Errno::EINTR));
-            if let Ok(value) = call.verdict(op.await) {
+            if !call.is_read
+                && let Ok(value) = call.verdict(op.await) {
                 late(value).await;
             }
         }
+        () = tasks.stopping(), if call.is_read => reply(Err(Errno::ENODEV)),
     }
 }
 

@@ -71,7 +71,7 @@ impl KernelFs {
 
     /// The vfs, who asks, and the request for the log.
     fn call(&self, req: &Request, name: &'static str, ino: INodeNo) -> (Arc<Vfs>, Cred, Call) {
-        let call = Call { name, req: req.unique().0, ino: ino.0, tid: req.pid() };
+        let call = Call { name, req: req.unique().0, ino: ino.0, tid: req.pid(), is_read: false };
         (self.vfs.clone(), caller::cred(self.config(), req), call)
     }
 
@@ -356,8 +356,9 @@ impl Filesystem for KernelFs {
         reply: ReplyData,
     ) {
         let (vfs, cred, call) = self.call(req, "read", ino);
-        self.door
-            .serve(call, async move { vfs.read(&cred, Fh(fh.0), offset, size).await }, move |out| bytes(reply, out));
+        self.door.serve(call.read(), async move { vfs.read(&cred, Fh(fh.0), offset, size).await }, move |out| {
+            bytes(reply, out)
+        });
     }
 
     fn write(
@@ -396,6 +397,7 @@ impl Filesystem for KernelFs {
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
         let (vfs, cred, call) = self.call(req, "flush", ino);
+        self.answers.known.heard_of(Ino(ino.0), Fh(fh.0));
         self.door.serve(call, async move { vfs.flush(&cred, Fh(fh.0), lock_owner.0).await }, done(reply));
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cairn_types::{Attr, Ino, Timestamp};
+use cairn_vfs::Fh;
 use parking_lot::Mutex;
 
 const SHARDS: usize = 16;
@@ -18,9 +19,18 @@ struct Content {
     length: u64,
 }
 
+/// The open that made the kernel drop older pages.
+#[derive(Clone, Copy, Debug)]
+struct LastOpen {
+    content: Content,
+    fh: Fh,
+    /// The opener has been heard of since, so the kernel has dropped them by now.
+    is_done: bool,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    opened: Option<Content>,
+    opened: Option<LastOpen>,
     /// It has a setuid or setgid bit that a write by somebody else takes away.
     privileged: bool,
 }
@@ -37,13 +47,31 @@ impl KnownInodes {
     }
 
     /// Records an open. Is the content what it was at the last one, so that the kernel's pages may stay?
-    pub(crate) fn opened(&self, ino: Ino, attr: &Attr) -> bool {
-        let now = Content { mtime: attr.mtime, ctime: attr.ctime, length: attr.length };
+    ///
+    /// Not while that open is still on its way to the kernel: older pages would be taken for new ones.
+    pub(crate) fn opened(&self, ino: Ino, attr: &Attr, fh: Fh) -> bool {
+        let content = Content { mtime: attr.mtime, ctime: attr.ctime, length: attr.length };
         let mut shard = self.shard(ino).lock();
         if shard.len() >= SHARD_INODES_MAX && !shard.contains_key(&ino) {
             shard.retain(|_, known| known.privileged);
         }
-        shard.entry(ino).or_default().opened.replace(now) == Some(now)
+        let known = shard.entry(ino).or_default();
+        match known.opened {
+            Some(last) if last.content == content => last.is_done,
+            _ => {
+                known.opened = Some(LastOpen { content, fh, is_done: false });
+                false
+            }
+        }
+    }
+
+    /// A request came through `fh`: its open has reached the kernel.
+    pub(crate) fn heard_of(&self, ino: Ino, fh: Fh) {
+        if let Some(last) = self.shard(ino).lock().get_mut(&ino).and_then(|known| known.opened.as_mut())
+            && last.fh == fh
+        {
+            last.is_done = true;
+        }
     }
 
     /// Records the attributes the kernel is about to be told.
@@ -101,14 +129,31 @@ mod tests {
     #[test]
     fn pages_stay_only_if_times_and_length_are_those_of_the_last_open() {
         let known = KnownInodes::new();
-        assert!(!known.opened(Ino(2), &file(0o644, 10, 5)), "never opened before");
-        assert!(known.opened(Ino(2), &file(0o644, 10, 5)));
-        assert!(!known.opened(Ino(2), &file(0o644, 10, 6)), "a nanosecond later");
-        assert!(!known.opened(Ino(2), &file(0o644, 11, 6)), "longer");
+        let open = |attr: &Attr| {
+            let keeps = known.opened(Ino(2), attr, Fh(1));
+            known.heard_of(Ino(2), Fh(1));
+            keeps
+        };
+        assert!(!open(&file(0o644, 10, 5)), "never opened before");
+        assert!(open(&file(0o644, 10, 5)));
+        assert!(!open(&file(0o644, 10, 6)), "a nanosecond later");
+        assert!(!open(&file(0o644, 11, 6)), "longer");
         let set_back = Attr { ctime: Timestamp { secs: 9, nanos: 0 }, ..file(0o644, 11, 6) };
-        assert!(!known.opened(Ino(2), &set_back), "rewritten, mtime set back");
+        assert!(!open(&set_back), "rewritten, mtime set back");
         known.forget(Ino(2));
-        assert!(!known.opened(Ino(2), &set_back), "forgotten");
+        assert!(!open(&set_back), "forgotten");
+    }
+
+    #[test]
+    fn an_open_on_its_way_to_the_kernel_vouches_for_nothing() {
+        let known = KnownInodes::new();
+        let attr = file(0o644, 10, 5);
+        assert!(!known.opened(Ino(2), &attr, Fh(1)));
+        assert!(!known.opened(Ino(2), &attr, Fh(2)), "the first may not have dropped the old pages yet");
+        known.heard_of(Ino(2), Fh(2));
+        assert!(!known.opened(Ino(2), &attr, Fh(3)));
+        known.heard_of(Ino(2), Fh(1));
+        assert!(known.opened(Ino(2), &attr, Fh(4)));
     }
 
     #[test]
@@ -128,7 +173,7 @@ mod tests {
     fn the_table_stays_bounded() {
         let known = KnownInodes::new();
         for n in 0..(SHARDS * SHARD_INODES_MAX * 2) as u64 {
-            known.opened(Ino(n), &file(0o644, 0, 0));
+            known.opened(Ino(n), &file(0o644, 0, 0), Fh(1));
         }
         assert!(known.shards.iter().all(|s| s.lock().len() <= SHARD_INODES_MAX));
     }

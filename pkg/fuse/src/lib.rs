@@ -13,8 +13,10 @@
 //!
 //! Not here: what a call means (`cairn-vfs`), and permission bits, which the kernel checks.
 //!
-//! Known limits of fuser 0.18: interrupts do not arrive (`caller` watches who waits long), and fields
-//! it drops are read beside it (`raw`). sync(2) and syncfs(2) never reach a FUSE server.
+//! Known limits of fuser 0.18: interrupts do not arrive (`caller` watches who waits long), fields it
+//! drops are read beside it (`raw`), times before 1970 are put right (`convert`), and a time of the
+//! very first second an `i64` holds makes its thread panic. sync(2) and syncfs(2) never reach a FUSE
+//! server.
 
 mod answer;
 mod caller;

@@ -9,18 +9,25 @@ use std::sync::Arc;
 
 use cairn_chunk::{ChunkStore, SliceWriter, StoredSlice};
 use cairn_meta::{Durability, Meta};
-use cairn_types::{ChunkIndex, Ino, SliceRecord, SliceRef};
+use cairn_types::{ChunkIndex, FileType, Ino, SliceRecord, SliceRef};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::ops::{SliceOwners, SwapChunk};
 use crate::plan::{Plan, plan};
+use crate::progress::{Phase, Progress, Tally, Watch};
 use crate::{Error, Result};
 
 /// Pieces read ahead of the one being written.
 const READ_AHEAD: usize = 4;
 
+/// Rounds for one chunk: each replaces up to a thousand records.
+const ROUNDS_MAX: usize = 100;
+
+/// Names or chunks read at a time.
+const PAGE: usize = 1000;
+
 /// Zeros written at a time.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +62,91 @@ pub async fn compact(meta: &Meta, chunks: &Arc<ChunkStore>, ino: Ino, index: Chu
         Err(e) => return Err(e),
     };
     swap(meta, chunks, ino, index, read, plan, stored.slice()).await
+}
+
+/// Compacts one chunk until there is nothing to gain. Answers bytes written by each round; `take`
+/// gets the slices left without owner.
+pub(crate) async fn compact_fully(
+    meta: &Meta,
+    chunks: &Arc<ChunkStore>,
+    ino: Ino,
+    index: ChunkIndex,
+    take: &(dyn Fn(Vec<SliceRef>) + Send + Sync),
+) -> Result<Tally> {
+    let mut written = Tally::default();
+    for _ in 0..ROUNDS_MAX {
+        match compact(meta, chunks, ino, index).await {
+            Ok(Compacted::Done { bytes, unowned, .. }) => {
+                written.add(bytes);
+                take(unowned);
+            }
+            // A corrupt list is fsck's to report.
+            Ok(_) | Err(Error::Meta(cairn_meta::Error::CorruptChunk { .. })) => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(written)
+}
+
+/// [`compact_fully`] for every chunk of a file, or of all files below a directory.
+pub(crate) async fn compact_tree(
+    meta: &Meta,
+    chunks: &Arc<ChunkStore>,
+    ino: Ino,
+    threads: usize,
+    watch: Watch<'_>,
+    take: &(dyn Fn(Vec<SliceRef>) + Send + Sync),
+) -> Result<Tally> {
+    let mut written = Tally::default();
+    let (mut dirs, mut files) = (Vec::new(), Vec::new());
+    if meta.getattr(ino).await?.is_dir() {
+        dirs.push((ino, Vec::new()))
+    } else {
+        files.push(ino)
+    }
+    loop {
+        let mut rounds = futures::stream::iter(std::mem::take(&mut files))
+            .map(|file| compact_file(meta, chunks, file, take))
+            .buffer_unordered(threads.max(1));
+        while let Some(done) = rounds.try_next().await? {
+            written.count += done.count;
+            written.bytes += done.bytes;
+            watch(Progress { phase: Phase::Compact, done: written.count, total: None, bytes: written.bytes });
+        }
+        let Some((dir, after)) = dirs.pop() else { return Ok(written) };
+        let page = meta.readdir(dir, &after, PAGE, false).await?;
+        if let Some(last) = page.last() {
+            dirs.push((dir, last.name.clone()));
+        }
+        for named in page {
+            match named.entry.kind {
+                FileType::Directory => dirs.push((named.entry.ino, Vec::new())),
+                FileType::File => files.push(named.entry.ino),
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn compact_file(
+    meta: &Meta,
+    chunks: &Arc<ChunkStore>,
+    ino: Ino,
+    take: &(dyn Fn(Vec<SliceRef>) + Send + Sync),
+) -> Result<Tally> {
+    let (mut written, mut from) = (Tally::default(), ChunkIndex(0));
+    loop {
+        let page = meta.chunks(ino, from, PAGE).await?;
+        for &index in &page {
+            let done = compact_fully(meta, chunks, ino, index, take).await?;
+            written.count += done.count;
+            written.bytes += done.bytes;
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE && last.0 < u32::MAX => from = ChunkIndex(last.0 + 1),
+            _ => return Ok(written),
+        }
+    }
 }
 
 /// Writes what the plan shows as a new slice.

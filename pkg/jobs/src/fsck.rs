@@ -149,7 +149,13 @@ impl Fsck<'_> {
         self.check_files(&files).await
     }
 
-    async fn directory(&mut self, parent: Ino, dir: Ino, dirs: &mut Vec<(Ino, Ino)>, files: &mut Vec<Ino>) -> Result<()> {
+    async fn directory(
+        &mut self,
+        parent: Ino,
+        dir: Ino,
+        dirs: &mut Vec<(Ino, Ino)>,
+        files: &mut Vec<Ino>,
+    ) -> Result<()> {
         self.report.inodes += 1;
         let checked = match self.meta.view(DirCheck(dir)).await {
             Ok(checked) => checked,
@@ -160,23 +166,20 @@ impl Fsck<'_> {
         for violation in checked.broken {
             self.found_rule(violation).await?;
         }
-        for named in checked.entries {
-            match named.entry.kind {
-                FileType::Directory if self.options.recursive && named.attr.is_some() => {
-                    dirs.push((dir, named.entry.ino));
-                }
-                FileType::File if named.attr.is_some() => files.push(named.entry.ino),
-                _ => {}
-            }
+        if self.options.recursive {
+            dirs.extend(checked.dirs.iter().map(|sub| (dir, *sub)));
         }
+        files.extend(checked.files);
         self.told(Phase::CheckTree, self.report.inodes, None, 0);
         Ok(())
     }
 
     async fn lost_directory(&mut self, parent: Ino, dir: Ino) -> Result<()> {
-        let reported = self.report.findings.iter().any(|f| {
-            matches!(&f.problem, Problem::Rule(Violation::DanglingEntry { ino, .. }) if *ino == dir)
-        });
+        let reported = self
+            .report
+            .findings
+            .iter()
+            .any(|f| matches!(&f.problem, Problem::Rule(Violation::DanglingEntry { ino, .. }) if *ino == dir));
         if reported {
             return Ok(());
         }

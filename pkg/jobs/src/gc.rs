@@ -9,18 +9,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_chunk::ChunkStore;
-use cairn_meta::Meta;
+use cairn_meta::ops::session::SetIfSmall;
+use cairn_meta::txn::Counter;
+use cairn_meta::{Durability, Meta};
 use cairn_object::{ObjectInfo, ObjectStore};
 use cairn_types::{BlockKey, ChunkIndex, Ino};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use crate::compact::{Compacted, compact};
+use crate::Result;
+use crate::compact::compact_fully;
 use crate::ops::{ChunkPage, LiveSlices, WaitingFiles};
 use crate::progress::{Phase, Progress, Tally, Watch};
 use crate::reclaim::Reclaim;
 use crate::slice_index::{Class, SliceIndex, Verdict};
-use crate::Result;
 
 /// Leaked objects deleted at a time.
 const DELETE_BATCH: usize = 1000;
@@ -30,9 +32,6 @@ pub const KEYS_SHOWN: usize = 1000;
 
 /// Slice lists read at a time.
 const CHUNK_BATCH: usize = 1000;
-
-/// Compactions of one chunk in one run: each replaces up to a thousand records.
-const ROUNDS_MAX: usize = 100;
 
 /// How to collect.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +102,9 @@ pub struct Report {
     pub skipped: Tally,
     /// Objects below `chunks/` that are not blocks.
     pub ignored: Tally,
+    /// Slice lists that do not decode. While there are any, leaked objects are only counted: one of
+    /// them may be what a list can no longer name.
+    pub corrupt_lists: u64,
     /// The first leaked keys, and why.
     pub leaked_keys: Vec<(String, Leak)>,
     /// Leaked objects deleted.
@@ -156,7 +158,10 @@ impl Gc<'_> {
             let page = self.meta.view(ChunkPage { after, limit: CHUNK_BATCH }).await?;
             for (ino, index, records) in &page {
                 if records.len() >= 2 {
-                    self.compact_chunk(*ino, *index).await?;
+                    let done = compact_fully(self.meta, self.chunks, *ino, *index, &|_| {}).await?;
+                    self.report.compactions.count += done.count;
+                    self.report.compactions.bytes += done.bytes;
+                    self.told(Phase::Compact, self.report.compactions);
                 }
             }
             match page.last() {
@@ -164,19 +169,6 @@ impl Gc<'_> {
                 _ => return Ok(()),
             }
         }
-    }
-
-    async fn compact_chunk(&mut self, ino: Ino, index: ChunkIndex) -> Result<()> {
-        for _ in 0..ROUNDS_MAX {
-            match compact(self.meta, self.chunks, ino, index).await {
-                Ok(Compacted::Done { bytes, .. }) => self.report.compactions.add(bytes),
-                // A corrupt list is fsck's to report.
-                Ok(_) | Err(crate::Error::Meta(cairn_meta::Error::CorruptChunk { .. })) => break,
-                Err(e) => return Err(e),
-            }
-            self.told(Phase::Compact, self.report.compactions);
-        }
-        Ok(())
     }
 
     /// Metadata's own leavings, in an order in which each step feeds the next.
@@ -191,6 +183,10 @@ impl Gc<'_> {
         let until = self.meta.now().secs;
         self.reclaim.delete_waiting_files(until, &go_on, &mut |file, _| files.add(file.length)).await?;
         self.told(Phase::CleanFiles, cleaned.files);
+        // What made these slices ownerless may not be on disk yet: a power cut must not bring an owner
+        // back after the objects are gone.
+        let stamp = SetIfSmall { stamp: Counter::NextCleanupSlices, within_secs: 0 };
+        self.meta.run_durable(stamp, Durability::Power).await?;
         loop {
             let unowned = self.reclaim.unowned_slices(DELETE_BATCH).await?;
             let deleted = self.reclaim.delete_slices(unowned, &mut |_| {}).await?;
@@ -211,6 +207,7 @@ impl Gc<'_> {
             self.report.waiting_files.add(file.length);
         }
         let page = self.meta.view(LiveSlices).await?;
+        self.report.corrupt_lists = page.corrupt_lists;
         let index = SliceIndex::new(page, self.meta.format().block_bytes());
         self.report.used = index.used();
         self.report.unowned = index.of_class(Class::Unowned);
@@ -269,7 +266,7 @@ impl Gc<'_> {
         if report.leaked_keys.len() < KEYS_SHOWN {
             report.leaked_keys.push((object.key.clone(), leak));
         }
-        self.options.delete
+        self.options.delete && report.corrupt_lists == 0
     }
 
     async fn delete(&mut self, objects: Vec<ObjectInfo>) -> Result<()> {

@@ -43,7 +43,13 @@ pub fn plan(records: &[SliceRecord]) -> Option<Plan> {
     // A kept record is older: the new slice would hide it.
     let hides = considered[..skipped].iter().any(|kept| kept.pos < end && start < kept.end());
     debug_assert!(!hides, "a record that stays overlaps what is rewritten");
-    (!hides).then(|| Plan { considered: considered.len(), skipped, pos: start, size: trimmed.size, segments: trimmed.segments })
+    (!hides).then_some(Plan {
+        considered: considered.len(),
+        skipped,
+        pos: start,
+        size: trimmed.size,
+        segments: trimmed.segments,
+    })
 }
 
 /// May the first record stay, being large, whole and in front of everything else?

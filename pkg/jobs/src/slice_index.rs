@@ -18,10 +18,20 @@ pub(crate) enum Class {
     Unowned,
 }
 
+/// Laid out flat: a [`SliceRef`] inside would cost half as much again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Known {
-    slice: SliceRef,
+    id: SliceId,
+    size: u32,
     class: Class,
+}
+
+const _: () = assert!(size_of::<Known>() == 16);
+
+impl Known {
+    fn slice(&self) -> SliceRef {
+        SliceRef { id: self.id, size: self.size }
+    }
 }
 
 /// What an object's name means to the metadata.
@@ -48,14 +58,14 @@ pub(crate) struct SliceIndex {
 impl SliceIndex {
     /// Sorts what a scan found.
     pub(crate) fn new(page: SlicePage, block_bytes: u32) -> SliceIndex {
-        let SlicePage { listed, waiting, delayed, unowned } = page;
-        let of = |list: Vec<SliceRef>, class| list.into_iter().map(move |slice| Known { slice, class });
+        let SlicePage { listed, waiting, delayed, unowned, corrupt_lists: _ } = page;
+        let of = |list: Vec<SliceRef>, class| list.into_iter().map(move |s| Known { id: s.id, size: s.size, class });
         let mut known: Vec<Known> = of(listed, Class::Listed).collect();
         known.extend(of(waiting, Class::Waiting));
         known.extend(of(delayed, Class::Delayed));
         known.extend(of(unowned, Class::Unowned));
         known.sort_unstable();
-        known.dedup_by_key(|k| k.slice);
+        known.dedup_by_key(|k| k.slice());
         known.shrink_to_fit();
         SliceIndex { known, block_bytes }
     }
@@ -64,7 +74,7 @@ impl SliceIndex {
     pub(crate) fn used(&self) -> Tally {
         let mut tally = Tally::default();
         for known in self.known.iter().filter(|k| k.class != Class::Unowned) {
-            tally.add(u64::from(known.slice.size));
+            tally.add(u64::from(known.size));
         }
         tally
     }
@@ -73,30 +83,30 @@ impl SliceIndex {
     pub(crate) fn of_class(&self, class: Class) -> Tally {
         let mut tally = Tally::default();
         for known in self.known.iter().filter(|k| k.class == class) {
-            tally.add(u64::from(known.slice.size));
+            tally.add(u64::from(known.size));
         }
         tally
     }
 
     /// The slices of a class, ascending.
     pub(crate) fn slices(&self, class: Class) -> impl Iterator<Item = SliceRef> + '_ {
-        self.known.iter().filter(move |k| k.class == class).map(|k| k.slice)
+        self.known.iter().filter(move |k| k.class == class).map(Known::slice)
     }
 
     /// What a block's name stands for. Damaged metadata may know one id with two sizes.
     pub(crate) fn verdict(&self, key: BlockKey) -> Verdict {
         let same_id = self.with_id(key.id);
         let Some(first) = same_id.first() else { return Verdict::UnknownSlice };
-        let fits = |k: &&Known| layout::block_fits(k.slice.size, key.index, key.len, self.block_bytes);
+        let fits = |k: &&Known| layout::block_fits(k.size, key.index, key.len, self.block_bytes);
         match same_id.iter().find(fits) {
             Some(known) => Verdict::Known(known.class),
-            None => Verdict::NoSuchBlock { size: first.slice.size },
+            None => Verdict::NoSuchBlock { size: first.size },
         }
     }
 
     fn with_id(&self, id: SliceId) -> &[Known] {
-        let start = self.known.partition_point(|k| k.slice.id < id);
-        let len = self.known[start..].partition_point(|k| k.slice.id == id);
+        let start = self.known.partition_point(|k| k.id < id);
+        let len = self.known[start..].partition_point(|k| k.id == id);
         &self.known[start..start + len]
     }
 }
@@ -105,7 +115,7 @@ impl SliceIndex {
 #[derive(Debug)]
 pub(crate) struct BlockSet {
     slices: Vec<SliceRef>,
-    /// Where each slice's bits start; one more at the end.
+    /// Where each slice's bits start.
     starts: Vec<u64>,
     bits: Vec<u64>,
     block_bytes: u32,
@@ -120,13 +130,7 @@ impl BlockSet {
             starts.push(total);
             total += u64::from(layout::block_count(slice.size, block_bytes));
         }
-        starts.push(total);
         BlockSet { slices, starts, bits: vec![0; total.div_ceil(64) as usize], block_bytes }
-    }
-
-    /// Blocks in all.
-    pub(crate) fn len(&self) -> u64 {
-        self.starts.last().copied().unwrap_or(0)
     }
 
     /// Marks a block as seen; false if it is none of ours.
@@ -178,6 +182,7 @@ mod tests {
             waiting: vec![slice(4, 7)],
             delayed: vec![slice(1, 10_000), slice(2, 9)],
             unowned: vec![slice(5, 8)],
+            corrupt_lists: 0,
         };
         SliceIndex::new(page, 4 << 20)
     }
@@ -205,7 +210,6 @@ mod tests {
     #[test]
     fn unseen_blocks_are_those_not_marked() {
         let mut set = BlockSet::new(vec![slice(1, 10), slice(3, 5_000_000)], 4 << 20);
-        assert_eq!(set.len(), 3);
         assert!(set.mark(key(3, 0, 4 << 20)) && !set.mark(key(3, 1, 5)) && !set.mark(key(2, 0, 1)));
         assert_eq!(set.unseen().collect::<Vec<_>>(), [key(1, 0, 10), key(3, 1, 805_696)]);
     }

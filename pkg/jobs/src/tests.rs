@@ -5,6 +5,7 @@ mod fixtures;
 mod fsck;
 mod gc;
 mod invariants;
+mod soak;
 mod tree;
 mod upkeep;
 mod world;

@@ -5,27 +5,26 @@
 //! did, finds what was left behind. Jobs exclude each other only by time stamps: each may overlap
 //! with another client's, and every step is safe to repeat.
 
+mod queue;
+mod rounds;
+
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_chunk::ChunkStore;
 use cairn_env::{Budget, Env, TaskSet};
-use cairn_meta::ops::session::SetIfSmall;
-use cairn_meta::record::DeletedFile;
-use cairn_meta::txn::Counter;
-use cairn_meta::{Meta, Upkeep as Request};
-use cairn_types::{ChunkIndex, Format, Ino, SliceRef};
+use cairn_meta::Meta;
+use cairn_types::{ChunkIndex, Format, Ino};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::compact::{Compacted, compact};
-use crate::deferred::Deferred;
-use crate::ops::TrimChangeLog;
-use crate::reclaim::Reclaim;
 use crate::Result;
+use crate::compact::compact_tree;
+use crate::deferred::Deferred;
+use crate::progress::{Tally, Watch};
+use crate::reclaim::Reclaim;
 
 /// Compactions at the same time.
 const COMPACTIONS_MAX: u64 = 10;
@@ -36,26 +35,8 @@ const FILES_WAITING_MAX: usize = 10_000;
 /// How often the queue of deferred slices is looked at.
 const DEFERRED_TICK: Duration = Duration::from_secs(5);
 
-/// Deferred slices deleted in one look.
-const DEFERRED_BATCH: usize = 1000;
-
 const HOUR: Duration = Duration::from_secs(3600);
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
-
-/// A client that won an hourly job within this many seconds keeps others out.
-const HOURLY_STAMP_SECS: i64 = 3240;
-
-/// The same for the change log.
-const CHANGE_LOG_STAMP_SECS: i64 = 270;
-
-/// A job yields after this long; the next hour goes on.
-const JOB_TIME_MAX: Duration = Duration::from_secs(50 * 60);
-
-/// Files removed more recently than this are the removing client's to delete.
-const FOREIGN_FILE_SECS: i64 = 3600;
-
-/// Slices without owner looked at in one hourly run.
-const UNOWNED_MAX: usize = 100_000;
 
 /// How a client does its upkeep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +104,9 @@ pub struct UpkeepStats {
     pub compacting: u64,
 }
 
+/// Who waits for a chunk to be compacted.
+type Waiters = Vec<oneshot::Sender<()>>;
+
 /// Background work of one mounted client. Stop it before the session is closed.
 pub struct Upkeep {
     inner: Arc<Inner>,
@@ -137,7 +121,7 @@ struct Inner {
     reclaim: Reclaim,
     deferred: Deferred,
     /// Chunks being compacted, with those who wait for it.
-    compacting: Mutex<HashMap<(Ino, ChunkIndex), Vec<oneshot::Sender<()>>>>,
+    compacting: Mutex<HashMap<(Ino, ChunkIndex), Waiters>>,
     compactions: Budget,
     state: watch::Sender<State>,
     counters: Counters,
@@ -196,9 +180,11 @@ impl Upkeep {
         self.inner.slices().await
     }
 
-    /// Deletes the deferred slices that are due.
-    pub async fn delete_due_slices(&self) -> Result<()> {
-        self.inner.delete_due().await
+    /// Compacts every chunk of a file, or of all files below a directory, as far as it goes. What
+    /// is replaced is deleted a minute later like everything else.
+    pub async fn compact_tree(&self, ino: Ino, threads: usize, watch: Watch<'_>) -> Result<Tally> {
+        let Inner { meta, chunks, .. } = &*self.inner;
+        compact_tree(meta, chunks, ino, threads, watch, &|unowned| self.inner.defer(unowned)).await
     }
 
     /// Tells all tasks to stop and waits for the step each is in. What is deferred stays recorded
@@ -255,218 +241,5 @@ impl Inner {
             let cause = std::error::Error::source(&e).map(ToString::to_string);
             tracing::warn!(error = %e, cause, "background job failed, it will be tried again");
         }
-    }
-
-    // --- the queue
-
-    async fn drain(self: Arc<Self>, mut requests: mpsc::Receiver<Request>, files: mpsc::Sender<DeletedFile>) {
-        loop {
-            let request = tokio::select! {
-                biased;
-                () = self.tasks.stopping() => return,
-                request = requests.recv() => request,
-            };
-            match request {
-                None => return,
-                Some(Request::Compact { ino, index, done }) => self.consider_compaction(ino, index, done),
-                // A full queue leaves the file to the hourly job: its record is there.
-                Some(Request::DeleteFile(file)) => match files.try_send(file) {
-                    Ok(()) => {}
-                    Err(e) => tracing::debug!(ino = %file.ino, error = %e, "deletion left to the hourly job"),
-                },
-                Some(Request::DeleteSlices(slices)) => self.defer(slices),
-            }
-        }
-    }
-
-    fn defer(&self, slices: Vec<SliceRef>) {
-        if self.config.max_deletes == 0 {
-            return;
-        }
-        let refused = self.deferred.push(self.env.instant(), slices);
-        if refused > 0 {
-            tracing::debug!(slices = refused, "deletion left to the hourly job");
-        }
-    }
-
-    /// Starts a compaction unless one of this chunk is under way or all places are taken. Somebody
-    /// who waits (a full list) waits in line for a place.
-    fn consider_compaction(self: &Arc<Self>, ino: Ino, index: ChunkIndex, done: Option<oneshot::Sender<()>>) {
-        let urgent = done.is_some();
-        match self.compacting.lock().entry((ino, index)) {
-            Entry::Occupied(mut running) => return running.get_mut().extend(done),
-            Entry::Vacant(_) if !urgent && self.compactions.free() == 0 => return,
-            Entry::Vacant(place) => {
-                place.insert(done.into_iter().collect());
-            }
-        }
-        let this = self.clone();
-        self.tasks.spawn(async move {
-            let permit = this.compactions.acquire(1).await;
-            if !this.tasks.is_stopping() {
-                let outcome = this.compact(ino, index).await;
-                this.note(outcome);
-            }
-            drop(permit);
-            let waiting = this.compacting.lock().remove(&(ino, index)).unwrap_or_default();
-            for done in waiting {
-                // The writer may have given up.
-                let _gone = done.send(());
-            }
-        });
-    }
-
-    async fn compact(&self, ino: Ino, index: ChunkIndex) -> Result<()> {
-        if let Compacted::Done { records, bytes, unowned } = compact(&self.meta, &self.chunks, ino, index).await? {
-            tracing::debug!(%ino, index = index.0, records, bytes, "compacted a chunk");
-            self.counters.compactions.fetch_add(1, Ordering::Relaxed);
-            self.counters.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.defer(unowned);
-        }
-        Ok(())
-    }
-
-    async fn delete_files(self: Arc<Self>, mut waiting: mpsc::Receiver<DeletedFile>) {
-        let places = Budget::new(self.config.max_deletes.max(1) as u64);
-        loop {
-            let file = tokio::select! {
-                biased;
-                () = self.tasks.stopping() => return,
-                file = waiting.recv() => file,
-            };
-            let Some(file) = file else { return };
-            if self.config.max_deletes == 0 {
-                continue;
-            }
-            let (this, permit) = (self.clone(), places.acquire(1).await);
-            self.tasks.spawn(async move {
-                let _permit = permit;
-                let outcome = this.reclaim.delete_file(file).await;
-                this.note(outcome.map(|unowned| {
-                    this.counters.files.fetch_add(1, Ordering::Relaxed);
-                    this.defer(unowned);
-                }));
-            });
-        }
-    }
-
-    async fn delete_due(&self) -> Result<()> {
-        loop {
-            let due = self.deferred.ready(self.env.instant(), DEFERRED_BATCH);
-            if due.is_empty() || self.tasks.is_stopping() {
-                return Ok(());
-            }
-            self.delete_now(due).await?;
-        }
-    }
-
-    async fn delete_now(&self, slices: Vec<SliceRef>) -> Result<()> {
-        let deleted = self.reclaim.delete_slices(slices, &mut |_| {}).await?;
-        self.counters.slices.fetch_add(deleted.count, Ordering::Relaxed);
-        self.counters.slice_bytes.fetch_add(deleted.bytes, Ordering::Relaxed);
-        Ok(())
-    }
-
-    // --- every heartbeat
-
-    async fn beat(self: Arc<Self>) -> Result<()> {
-        self.reload().await?;
-        if self.meta.config().read_only {
-            return Ok(());
-        }
-        self.meta.heartbeat().await?;
-        let within = self.meta.config().heartbeat.as_secs_f64() * 0.9;
-        if !self.config.no_bgjob && self.wins(Counter::LastCleanupSessions, within as i64).await? {
-            self.reap().await?;
-        }
-        Ok(())
-    }
-
-    async fn reload(&self) -> Result<()> {
-        use cairn_meta::Error;
-        match self.meta.refresh().await {
-            Ok(None) => Ok(()),
-            Ok(Some(format)) => {
-                tracing::info!("the volume's setting has changed");
-                self.state.send_modify(|state| state.format = format);
-                Ok(())
-            }
-            Err(e @ (Error::NotFormatted | Error::Refused(_))) => {
-                if self.state.borrow().lost.is_none() {
-                    tracing::error!(error = %e, "the volume is not what was mounted: this client must stop");
-                    self.state.send_modify(|state| state.lost = Some(e));
-                }
-                Ok(())
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    async fn reap(&self) -> Result<()> {
-        let reaped = self.reclaim.reap_sessions().await?;
-        self.counters.sessions.fetch_add(reaped as u64, Ordering::Relaxed);
-        Ok(())
-    }
-
-    // --- every hour, by one client
-
-    async fn wins(&self, stamp: Counter, within_secs: i64) -> Result<bool> {
-        Ok(self.meta.run(SetIfSmall { stamp, within_secs }).await?)
-    }
-
-    async fn hourly(self: Arc<Self>) -> Result<()> {
-        let deletes = self.config.max_deletes > 0;
-        if deletes && self.wins(Counter::LastCleanupFiles, HOURLY_STAMP_SECS).await? {
-            let outcome = self.deleted_files(FOREIGN_FILE_SECS).await;
-            self.note(outcome);
-        }
-        if self.wins(Counter::LastCleanupTrash, HOURLY_STAMP_SECS).await? {
-            let outcome = self.trash().await;
-            self.note(outcome);
-        }
-        if deletes && self.wins(Counter::NextCleanupSlices, HOURLY_STAMP_SECS).await? {
-            self.slices().await?;
-        }
-        Ok(())
-    }
-
-    /// Says when a job should yield.
-    fn go_on(&self) -> impl Fn() -> bool + Send + Sync + '_ {
-        let start = self.env.instant();
-        move || !self.tasks.is_stopping() && self.env.instant() - start < JOB_TIME_MAX
-    }
-
-    async fn deleted_files(&self, older_than_secs: i64) -> Result<()> {
-        let until = self.meta.now().secs - older_than_secs;
-        self.reclaim
-            .delete_waiting_files(until, &self.go_on(), &mut |_, unowned| {
-                self.counters.files.fetch_add(1, Ordering::Relaxed);
-                self.defer(unowned);
-            })
-            .await
-    }
-
-    async fn trash(&self) -> Result<()> {
-        let removed = self.reclaim.expire_trash(&self.go_on()).await?;
-        self.counters.trash_entries.fetch_add(removed, Ordering::Relaxed);
-        self.reclaim.expire_delayed(&self.go_on(), &mut |unowned| self.defer(unowned)).await?;
-        Ok(())
-    }
-
-    /// Finds slices without owner that some client did not come to delete. They too wait their
-    /// minute: the last owner may have gone just now.
-    async fn slices(&self) -> Result<()> {
-        let unowned = self.reclaim.unowned_slices(UNOWNED_MAX).await?;
-        self.defer(unowned);
-        Ok(())
-    }
-
-    async fn trim_change_log(self: Arc<Self>) -> Result<()> {
-        let format = self.meta.format();
-        if format.change_log && self.wins(Counter::LastCleanupChangelog, CHANGE_LOG_STAMP_SECS).await? {
-            let op = TrimChangeLog { max_age_secs: format.change_log_max_age, max_lines: format.change_log_max_lines };
-            self.meta.run(op).await?;
-        }
-        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::run::Runner;
 use crate::shrink::shrink;
@@ -53,8 +54,16 @@ pub fn check(seed: u64, mix: Mix, options: &Options) -> Result<Run, Failure> {
     Err(Failure { seed, complaint, steps })
 }
 
-/// Runs these steps in a fresh world of `seed`.
+/// Runs these steps in a fresh world of `seed`. A panic is a complaint like any other.
 pub fn run_once(seed: u64, steps: &[Step], options: &Options) -> Result<Run, String> {
+    catch_unwind(AssertUnwindSafe(|| run(seed, steps, options))).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
+        Err(format!("panicked: {words}"))
+    })
+}
+
+fn run(seed: u64, steps: &[Step], options: &Options) -> Result<Run, String> {
     let mut world = World::new(seed, options.clone())?;
     let may_fail = options.faults || steps.iter().any(|s| matches!(s, Step::StoreDown | Step::PowerCut));
     let mut runner = Runner::new(may_fail);
@@ -92,9 +101,9 @@ fn one(world: &mut World, runner: &mut Runner, step: &Step) -> Result<String, St
             world.on(async |vfs| runner.compare(vfs).await)
         }
         Step::PowerCut => {
-            world.cut_power()?;
+            let power_went = world.cut_power()?;
             world.check_invariants()?;
-            world.on(async |vfs| runner.after_crash(vfs).await)
+            world.on(async |vfs| runner.after_crash(vfs, power_went).await)
         }
         _ => world.on(async |vfs| runner.step(vfs, step).await),
     }

@@ -484,8 +484,9 @@ impl ModelFs {
 
     /// The file system after a power cut that left what `seen` shows, if that keeps every promise:
     /// the names are those of one moment since the last promise, and each byte of a file is one
-    /// that it had since that file's last promise. Otherwise what is broken.
-    pub fn after_crash(&self, seen: &Seen) -> std::result::Result<ModelFs, String> {
+    /// that it had since that file's last promise. Otherwise what is broken. If only the process
+    /// died (`power_went` is false), a later power cut may still take back what is seen now.
+    pub fn after_crash(&self, seen: &Seen, power_went: bool) -> std::result::Result<ModelFs, String> {
         let mut complaint = String::new();
         for nodes in std::iter::once(&self.nodes).chain(self.past.iter().rev()) {
             let candidate = Seen::of_model(nodes, |_| Content::default());
@@ -495,9 +496,22 @@ impl ModelFs {
                 }
                 continue;
             }
-            return self.adopt(nodes, seen);
+            let mut after = self.adopt(nodes, seen)?;
+            if !power_went {
+                after.remember(self);
+            }
+            return Ok(after);
         }
         Err(complaint)
+    }
+
+    /// Everything that was possible before is still possible later.
+    fn remember(&mut self, before: &ModelFs) {
+        self.past = before.past.iter().chain([&before.nodes]).cloned().collect();
+        for (id, versions) in &before.contents {
+            let now = self.contents.remove(id);
+            self.contents.insert(*id, versions.iter().cloned().chain(now.into_iter().flatten()).collect());
+        }
     }
 
     fn adopt(&self, nodes: &Nodes, seen: &Seen) -> std::result::Result<ModelFs, String> {

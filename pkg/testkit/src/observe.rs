@@ -53,7 +53,7 @@ async fn look(vfs: &Vfs, cred: &Cred, ino: Ino, attr: &Attr) -> Result<SeenNode>
 }
 
 /// Names in a directory and what they stand for, `.` and `..` and virtual files left out.
-pub async fn list(vfs: &Vfs, dir: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
+pub(crate) async fn list(vfs: &Vfs, dir: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
     let cred = Cred::root();
     let fh = vfs.opendir(&cred, dir).await?;
     let mut all = Vec::new();

@@ -71,6 +71,10 @@ impl Runner {
         let mut opened = None;
         let real = self.real(vfs, step, &mut opened).await.map_err(|e| no_of(&e));
         if real == Err(No::Trouble) && self.may_fail {
+            if let Step::Write { sync: true, .. } = step {
+                // The bytes were taken before their storing failed: they are kept, and not promised.
+                drop(self.right(step, &real, None));
+            }
             return Ok("trouble".into());
         }
         let right = self.right(step, &real, opened);
@@ -109,10 +113,10 @@ impl Runner {
     }
 
     /// The client died; what is left must keep every promise.
-    pub(crate) async fn after_crash(&mut self, vfs: &Vfs) -> Result<String, String> {
+    pub(crate) async fn after_crash(&mut self, vfs: &Vfs, power_went: bool) -> Result<String, String> {
         self.slots.clear();
         let seen = observe(vfs).await.map_err(|e| format!("cannot be read after the crash: {e}"))?;
-        self.model = self.model.after_crash(&seen).map_err(|e| format!("after the crash: {e}"))?;
+        self.model = self.model.after_crash(&seen, power_went).map_err(|e| format!("after the crash: {e}"))?;
         Ok(format!("{} paths survive", seen.nodes.len()))
     }
 
@@ -139,6 +143,9 @@ impl Runner {
         let mut here = ROOT;
         for dir in dirs {
             here = self.model.lookup(here, dir.as_bytes())?;
+            if self.model.node(here)?.kind != FileType::Directory {
+                return Err(No::NotDirectory);
+            }
         }
         Ok((here, name))
     }

@@ -41,12 +41,14 @@ pub struct Options {
     pub compression: &'static str,
     /// Memory for cached blocks; little makes readers go to the store.
     pub cache_bytes: u64,
+    /// A canary: the store loses an object whenever the client goes.
+    pub forgetful: bool,
 }
 
 impl Options {
     /// A quiet world.
     pub fn quiet(engine: EngineKind) -> Options {
-        Options { engine, faults: false, compression: "lz4", cache_bytes: 1 << 20 }
+        Options { engine, faults: false, compression: "lz4", cache_bytes: 1 << 20, forgetful: false }
     }
 
     /// One whose store is slow and fails.
@@ -159,15 +161,16 @@ impl World {
         self.live(objects, false)
     }
 
-    /// The client is gone from one moment to the next. Sometimes only its process died; else the
-    /// power went, and what it had not promised to survive that is lost.
-    pub fn cut_power(&mut self) -> Result<(), String> {
+    /// The client is gone from one moment to the next. Sometimes only its process died (false); else
+    /// the power went (true), and what it had not promised to survive that is lost.
+    pub fn cut_power(&mut self) -> Result<bool, String> {
         let only_killed = self.life().env.random_below(3) == 0;
         let objects = self.die();
         if let Some(memory) = self.memory.as_ref().filter(|_| !only_killed) {
             memory.power_cut();
         }
-        self.live(objects, false)
+        self.live(objects, false)?;
+        Ok(!only_killed)
     }
 
     fn die(&mut self) -> Objects {
@@ -185,6 +188,8 @@ impl World {
             }
             objects
         });
+        let forgotten = usize::from(self.options.forgetful && !objects.is_empty());
+        let objects = objects.into_iter().skip(forgotten).collect();
         let Life { runtime, .. } = life;
         // Tasks that still run never run again.
         runtime.shutdown_background();
@@ -231,6 +236,9 @@ impl World {
             .await
             .map_err(words)?;
         self.bury_the_dead(&meta).await?;
+        if let Some(memory) = self.memory.as_ref().filter(|_| self.options.faults) {
+            memory.set_faults(EngineFaults { delay: Duration::from_millis(4), busy_percent: 3, fail_percent: 0 });
+        }
         let cache = BlockCache::open(env.clone(), cache_config(&setting, self.options.cache_bytes)).map_err(words)?;
         let limited = stack(&env, store.clone(), &limits());
         let chunk = ChunkStore::new(env.clone(), limited, cache.clone(), chunk_config(&setting));
@@ -246,9 +254,7 @@ impl World {
         }
         let memory = self.memory.get_or_insert_with(|| MemEngine::new(env.clone())).clone();
         memory.reopen();
-        if self.options.faults {
-            memory.set_faults(EngineFaults { delay: Duration::from_millis(4), busy_percent: 3, fail_percent: 0 });
-        }
+        memory.set_faults(EngineFaults::default());
         Ok(memory)
     }
 

@@ -91,7 +91,10 @@ async fn objects_of_another_length_are_corrupt() {
             let object = other.store.object_key(other.store.blocks(foreign).next().unwrap());
             let stored = other.mem.get(&object, None).await.unwrap();
             world.put_raw("chunks/0/0/1_0_1000", stored).await;
-            assert!(matches!(world.store.read(slice, 0, 1000).await, Err(Error::Corrupt { .. })), "{compression:?} {size}");
+            assert!(
+                matches!(world.store.read(slice, 0, 1000).await, Err(Error::Corrupt { .. })),
+                "{compression:?} {size}"
+            );
         }
         world.put_raw("chunks/0/0/1_0_1000", "").await;
         assert!(matches!(world.store.read(slice, 0, 1000).await, Err(Error::Corrupt { .. })), "{compression:?} empty");

@@ -28,7 +28,10 @@ async fn a_read_over_several_blocks_is_joined() {
     let world = World::new();
     let slice = world.stored(1, 5 * BLOCK + 77).await;
     let (off, len) = (BLOCK - 3, 3 * BLOCK + 10);
-    assert_eq!(world.store.read(slice, off, len).await.unwrap(), content(1, slice.size)[off as usize..(off + len) as usize]);
+    assert_eq!(
+        world.store.read(slice, off, len).await.unwrap(),
+        content(1, slice.size)[off as usize..(off + len) as usize]
+    );
     assert!(world.store.read(slice, slice.size, 0).await.unwrap().is_empty());
     for (off, len) in [(slice.size, 1), (0, slice.size + 1), (u32::MAX, u32::MAX)] {
         assert!(matches!(world.store.read(slice, off, len).await, Err(Error::OutOfSlice { .. })));

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use cairn_cache::{BlockCache, ChecksumLevel, Eviction};
 use cairn_chunk::{ChunkStore, Config, SliceWriter};
 use cairn_env::Env;
-use cairn_object::testing::{FaultyStore, MemStore};
 use cairn_object::ObjectStore;
+use cairn_object::testing::{FaultyStore, MemStore};
 use cairn_types::{Compression, KeyLayout, SliceId, SliceRef};
 
 pub(crate) const BLOCK: u32 = 256 * 1024;

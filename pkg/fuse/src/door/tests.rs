@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::*;
 
 fn call(tid: u32) -> Call {
-    Call { name: "test", req: 1, ino: 1, tid }
+    Call { name: "test", req: 1, ino: 1, tid, is_read: false }
 }
 
 fn door() -> (tokio::runtime::Runtime, Door) {
@@ -104,4 +104,14 @@ fn closing_waits_for_what_is_under_way_and_ends_lock_waits() {
     });
     door.close(async {});
     assert_eq!(answers.try_recv().expect("answered before close returned").0, Ok(()));
+}
+
+#[test]
+fn closing_does_not_wait_for_reads() {
+    let (_rt, door) = door();
+    let (answers, answered) = mpsc::channel();
+    let never = std::future::pending::<cairn_vfs::Result<()>>();
+    door.serve(call(0).read(), never, move |out| answers.send(out).unwrap());
+    door.close(async {});
+    assert_eq!(answered.try_recv().expect("answered before close returned"), Err(Errno::ENODEV));
 }

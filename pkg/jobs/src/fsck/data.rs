@@ -112,9 +112,13 @@ impl Fsck<'_> {
             ChunkError::Store { key, source } if source.is_not_found() => {
                 (key, Problem::MissingObject { key: name(key), bytes: u64::from(key.len) })
             }
-            ChunkError::Store { key, source } => (key, Problem::Unreadable { key: name(key), reason: source.to_string() }),
+            ChunkError::Store { key, source } => {
+                (key, Problem::Unreadable { key: name(key), reason: source.to_string() })
+            }
             // None of these can come from a check.
-            ChunkError::OutOfSlice { .. } | ChunkError::Interrupted { .. } | ChunkError::Discarded { .. } => return None,
+            ChunkError::OutOfSlice { .. } | ChunkError::Interrupted { .. } | ChunkError::Discarded { .. } => {
+                return None;
+            }
         })
     }
 
@@ -232,8 +236,11 @@ fn shown_blocks(record: &SliceRecord, block_bytes: u32) -> impl Iterator<Item = 
     let slice = record.slice().filter(|s| u64::from(record.off) + u64::from(record.len) <= u64::from(s.size));
     let (off, len) = (record.off, record.len);
     slice.into_iter().flat_map(move |slice| {
-        layout::block_spans(slice, off, len, block_bytes)
-            .map(move |span| BlockKey { id: slice.id, index: span.index, len: span.block_len })
+        layout::block_spans(slice, off, len, block_bytes).map(move |span| BlockKey {
+            id: slice.id,
+            index: span.index,
+            len: span.block_len,
+        })
     })
 }
 

@@ -15,7 +15,9 @@ impl Fsck<'_> {
         }
         let mode = self.options.repair_dir_mode;
         let op = match *violation {
-            Violation::DanglingEntry { dir, ino, kind: FileType::Directory, .. } => RepairDir { dir: ino, parent: dir, mode },
+            Violation::DanglingEntry { dir, ino, kind: FileType::Directory, .. } => {
+                RepairDir { dir: ino, parent: dir, mode }
+            }
             Violation::Nlink { ino, .. } => match self.meta.getattr(ino).await {
                 Ok(attr) if attr.is_dir() => RepairDir { dir: ino, parent: attr.parent, mode },
                 _ => return Ok(false),

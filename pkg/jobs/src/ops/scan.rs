@@ -1,9 +1,9 @@
 //! Scans over the whole volume.
 
+use cairn_meta::Result;
 use cairn_meta::invariants::decode_chunk;
 use cairn_meta::record::{DeletedFile, Entry};
 use cairn_meta::txn::{Context, Op, Rely, Txn};
-use cairn_meta::Result;
 use cairn_types::{Attr, ChunkIndex, FileType, Ino, SliceId, SliceRecord, SliceRef};
 
 /// Records read at a time.
@@ -43,6 +43,8 @@ pub(crate) struct SlicePage {
     pub(crate) delayed: Vec<SliceRef>,
     /// Without owner, with their record still there.
     pub(crate) unowned: Vec<SliceRef>,
+    /// Lists that do not decode: they may name slices that nothing else names.
+    pub(crate) corrupt_lists: u64,
 }
 
 impl Op for LiveSlices {
@@ -57,7 +59,9 @@ impl Op for LiveSlices {
             let page = tx.scan_chunks(after, PAGE)?;
             for (ino, _, raw) in &page {
                 let list = if waiting.contains(ino) { &mut out.waiting } else { &mut out.listed };
-                list.extend(decode_chunk(raw).0.iter().filter_map(SliceRecord::slice));
+                let (records, fault) = decode_chunk(raw);
+                list.extend(records.iter().filter_map(SliceRecord::slice));
+                out.corrupt_lists += u64::from(fault.is_some());
             }
             match page.last() {
                 Some((ino, index, _)) if page.len() == PAGE => after = (*ino, *index),

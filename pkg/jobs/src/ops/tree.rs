@@ -16,7 +16,9 @@ pub(crate) struct DirCheck(pub(crate) Ino);
 #[derive(Debug, Default)]
 pub(crate) struct DirChecked {
     pub(crate) broken: Vec<Violation>,
-    pub(crate) entries: Vec<NamedEntry>,
+    /// Files, and directories whose attributes exist.
+    pub(crate) files: Vec<Ino>,
+    pub(crate) dirs: Vec<Ino>,
 }
 
 impl Op for DirCheck {
@@ -26,8 +28,13 @@ impl Op for DirCheck {
         let attr = tx.attr(self.0, Rely::ALL)?.ok_or(Error::NoEntry)?;
         let rules = Rules::of(&cx.policy);
         let mut out = DirChecked::default();
-        let DirChecked { broken, entries } = &mut out;
-        let sums = check_directory(tx, self.0, &attr, &mut |e| entries.push(e.clone()), &mut |v| broken.push(v))?;
+        let DirChecked { broken, files, dirs } = &mut out;
+        let mut visit = |named: &NamedEntry| match named.entry.kind {
+            FileType::File if named.attr.is_some() => files.push(named.entry.ino),
+            FileType::Directory if named.attr.is_some() => dirs.push(named.entry.ino),
+            _ => {}
+        };
+        let sums = check_directory(tx, self.0, &attr, &mut visit, &mut |v| broken.push(v))?;
         if rules.dir_stats && self.0 != Ino::TRASH && sums.dangling == 0 {
             let (found, expected) = (tx.dir_stat(self.0)?, sums.stat);
             if found.unwrap_or_default() != expected {

@@ -103,3 +103,19 @@ async fn a_long_list_of_many_chunks_compacts_as_often_as_needed() {
     assert_eq!(w.read(ino).await, before);
     w.assert_lawful().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_is_compacted_file_by_file() {
+    let w = World::new(0).await;
+    let dir = w.dir(Ino::ROOT, "d").await;
+    let sub = w.dir(dir, "sub").await;
+    for parent in [dir, sub] {
+        let ino = w.file(parent, "f", b"one").await;
+        w.write(ino, 3, b"two").await;
+    }
+    let upkeep = crate::Upkeep::start(w.env.clone(), w.meta.clone(), w.chunks.clone(), crate::Config::mount());
+    let done = upkeep.compact_tree(dir, 2, &crate::unwatched).await.unwrap();
+    assert_eq!((done.count, done.bytes, upkeep.stats().deferred_slices), (2, 12, 4));
+    upkeep.stop().await;
+    w.assert_lawful().await;
+}

@@ -14,7 +14,7 @@ use cairn_meta::{Config, Meta};
 use cairn_object::{Location, ObjectStore};
 use serde_json::Value;
 
-use super::world::chunk_store;
+use super::world::{chunk_store, read};
 use crate::{Tally, fsck, gc, tree, unwatched};
 
 struct Fixture {
@@ -132,8 +132,11 @@ async fn gc_counts_the_leaked_volume_as_juicefs_does() {
     assert_eq!(report.ignored.count, 3);
     assert_eq!(report.waiting_files, tally(1, 15_000));
     let leaks = f.manifest["leaks"].as_object().unwrap();
-    let expected: BTreeSet<&str> =
-        leaks.iter().filter(|(_, why)| why.as_str().unwrap().starts_with("leaked:")).map(|(key, _)| key.as_str()).collect();
+    let expected: BTreeSet<&str> = leaks
+        .iter()
+        .filter(|(_, why)| why.as_str().unwrap().starts_with("leaked:"))
+        .map(|(key, _)| key.as_str())
+        .collect();
     let found: BTreeSet<&str> = report.leaked_keys.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(found, expected);
     assert_eq!(f.keys().len(), 30, "a dry run deletes nothing");
@@ -148,8 +151,12 @@ async fn gc_delete_leaves_of_the_leaked_volume_what_juicefs_leaves() {
     assert_eq!(report.cleaned.files, tally(1, 15_000));
     assert_eq!(report.cleaned.slices.count, 10);
     assert_eq!((report.scanned.count, report.valid.count, report.skipped.count), (16, 11, 1));
-    let left: BTreeSet<String> =
-        f.manifest["objects_after_gc_delete"].as_array().unwrap().iter().map(|k| k.as_str().unwrap().to_owned()).collect();
+    let left: BTreeSet<String> = f.manifest["objects_after_gc_delete"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|k| k.as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(f.keys(), left);
     let report = f.fsck(fsck::Options { verify: true, ..fsck::Options::default() }).await;
     assert!(report.findings.iter().all(|finding| finding.problem.is_drift()), "{:?}", report.findings);
@@ -197,7 +204,8 @@ async fn fsck_finds_all_damage_and_nothing_else() {
     assert_eq!(quick.lost, tally(2, 1_108_576));
     let report = f.fsck(fsck::Options { verify: true, ..fsck::Options::default() }).await;
     assert_eq!(shown(&report), expected_damage(true));
-    let listed: BTreeSet<&str> = f.manifest["damage"].as_array().unwrap().iter().map(|d| d["path"].as_str().unwrap()).collect();
+    let listed: BTreeSet<&str> =
+        f.manifest["damage"].as_array().unwrap().iter().map(|d| d["path"].as_str().unwrap()).collect();
     let found: BTreeSet<String> = shown(&report).into_iter().map(|(_, path, _)| path[1..].to_owned()).collect();
     let unseen: Vec<_> = listed.iter().filter(|path| !found.contains(**path)).collect();
     assert_eq!(unseen, [&"d/flipped-random"], "which decodes to wrong bytes, and lz4 has no checksum");
@@ -222,16 +230,26 @@ async fn fsck_repair_mends_what_juicefs_mends() {
     let report = f.fsck(repair).await;
     let mended: Vec<_> = report.findings.iter().filter(|f| f.repaired).map(|f| f.problem.rule()).collect();
     assert_eq!(mended, ["nlink", "directory-statistics"]);
-    let again: BTreeSet<_> = shown(&f.fsck(fsck::Options::default()).await).into_iter().map(|(rule, ..)| rule).collect();
+    let again: BTreeSet<_> =
+        shown(&f.fsck(fsck::Options::default()).await).into_iter().map(|(rule, ..)| rule).collect();
     assert!(!again.contains("nlink") && !again.contains("directory-statistics"), "{again:?}");
 }
 
 /// Volumes without damage: JuiceFS's own statistics may have drifted, nothing else may be wrong.
 #[tokio::test]
 async fn fsck_finds_no_damage_in_sound_volumes() {
-    for name in ["sqlite-lz4", "sqlite-zstd", "sqlite-block-1m", "sqlite-packed", "sqlite-trash-full", "sqlite-acl-quota",
-        "sqlite-changelog", "sqlite-table-prefix", "sqlite-tiers", "sqlite-stale-session"]
-    {
+    for name in [
+        "sqlite-lz4",
+        "sqlite-zstd",
+        "sqlite-block-1m",
+        "sqlite-packed",
+        "sqlite-trash-full",
+        "sqlite-acl-quota",
+        "sqlite-changelog",
+        "sqlite-table-prefix",
+        "sqlite-tiers",
+        "sqlite-stale-session",
+    ] {
         let f = fixture(name).await;
         let report = f.fsck(fsck::Options::default()).await;
         assert!(!report.has_damage(), "{name}: {:#?}", report.findings);
@@ -241,12 +259,42 @@ async fn fsck_finds_no_damage_in_sound_volumes() {
 
 #[tokio::test]
 async fn totals_of_every_volume_are_those_juicefs_tells() {
-    for name in ["sqlite-lz4", "sqlite-packed", "sqlite-trash-full", "sqlite-leaked", "sqlite-acl-quota", "sqlite-table-prefix"] {
+    for name in
+        ["sqlite-lz4", "sqlite-packed", "sqlite-trash-full", "sqlite-leaked", "sqlite-acl-quota", "sqlite-table-prefix"]
+    {
         let f = fixture(name).await;
         let told = &f.manifest["info_root_strict"];
         let sum = tree::summarize(&f.meta, cairn_types::Ino::ROOT, true, true, &unwatched).await.unwrap();
         let expected = ["files", "dirs", "length", "size"].map(|k| told[k].as_u64().unwrap());
         assert_eq!([sum.files, sum.dirs, sum.length, sum.size], expected, "{name}");
+    }
+}
+
+/// Rows as `summary --csv` prints them; the order of equal sizes is nobody's promise.
+fn rows(node: &tree::TreeSummary, out: &mut Vec<String>) {
+    let slash = if node.r#type == 2 { "/" } else { "" };
+    out.push(format!("{}{slash},{},{},{}", node.path, node.size, node.dirs, node.files));
+    node.children.iter().for_each(|child| rows(child, out));
+}
+
+/// Names that CSV quotes, and bytes that are not UTF-8, look different from printer to printer.
+fn plain(rows: Vec<String>) -> BTreeSet<String> {
+    rows.into_iter().filter(|row| !row.contains(['"', '\n', '\u{fffd}'])).collect()
+}
+
+#[tokio::test]
+async fn summaries_of_every_volume_are_those_juicefs_prints() {
+    for name in
+        ["sqlite-lz4", "sqlite-packed", "sqlite-trash-full", "sqlite-leaked", "sqlite-acl-quota", "sqlite-table-prefix"]
+    {
+        let f = fixture(name).await;
+        let told = f.manifest["summary_csv"].as_array().unwrap();
+        let expected = plain(told[1..].iter().map(|row| row.as_str().unwrap().to_owned()).collect());
+        let options = tree::SummaryOptions { depth: 2, top_n: 100, strict: true };
+        let top = tree::summary(&f.meta, cairn_types::Ino::ROOT, "", &options, &unwatched).await.unwrap();
+        let mut found = Vec::new();
+        rows(&top, &mut found);
+        assert_eq!(plain(found), expected, "{name}");
     }
 }
 
@@ -260,4 +308,55 @@ async fn a_stale_session_is_reaped_as_the_manifest_says() {
     let (broken, seen) = f.meta.view(cairn_meta::invariants::CheckVolume { strict: false }).await.unwrap();
     assert!(broken.iter().all(cairn_meta::invariants::Violation::is_drift), "{broken:?}");
     assert_eq!(seen.inodes, 4, "root and the three that have names");
+}
+
+/// Hash of every file of at most `bytes_max` that the manifest names, by path.
+async fn assert_content(f: &Fixture, bytes_max: u64) -> usize {
+    let mut checked = 0;
+    for (path, told) in f.manifest["tree"].as_object().unwrap() {
+        let Some(hash) = told["sha256"].as_str() else { continue };
+        if told["size"].as_u64().unwrap() > bytes_max {
+            continue;
+        }
+        let resolve = crate::ops::Resolve { path: unescaped(path) };
+        let (_, entry) = f.meta.view(resolve).await.unwrap().unwrap_or_else(|| panic!("{path} is gone"));
+        let bytes = read(&f.meta, &f.chunks, entry.ino).await;
+        let found: String =
+            ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(found, hash, "{path}");
+        checked += 1;
+    }
+    checked
+}
+
+fn unescaped(path: &str) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), path.as_bytes());
+    while let Some((&b, tail)) = rest.split_first() {
+        if b == b'%' {
+            out.push(u8::from_str_radix(std::str::from_utf8(&tail[..2]).unwrap(), 16).unwrap());
+            rest = &tail[2..];
+        } else {
+            out.push(b);
+            rest = tail;
+        }
+    }
+    out
+}
+
+#[tokio::test]
+async fn compaction_and_deletion_leave_every_byte_of_every_file() {
+    for name in ["sqlite-packed", "sqlite-trash-full", "sqlite-lz4"] {
+        let f = fixture(name).await;
+        let options = gc::Options { delete: true, compact: true, skip_younger: Duration::ZERO, threads: 4 };
+        // The 130 MiB files make a test in debug mode slow, and have nothing to compact.
+        let big = 8 << 20;
+        let before = assert_content(&f, big).await;
+        let report = gc::run(&f.meta, &f.store, &f.chunks, &options, &unwatched).await.unwrap();
+        assert_eq!(report.leaked, tally(0, 0), "{name}");
+        assert_eq!(assert_content(&f, big).await, before, "{name}");
+        assert!(before > 2, "{name}");
+        let report = f.fsck(fsck::Options::default()).await;
+        assert!(!report.has_damage(), "{name}: {:#?}", report.findings);
+        assert_eq!(report.lost, tally(0, 0), "{name}");
+    }
 }

@@ -113,7 +113,10 @@ async fn sessions_counters_statistics_and_quotas() {
 
     w.tamper(move |tx| tx.put_dir_stat(d, &DirStat { length: 1, space: -5, inodes: 77 })).await;
     let broken = w.broken().await;
-    assert_eq!(broken.iter().map(|v| (v.rule(), v.is_drift(), v.ino())).collect::<Vec<_>>(), [("directory-statistics", true, Some(d))]);
+    assert_eq!(
+        broken.iter().map(|v| (v.rule(), v.is_drift(), v.ino())).collect::<Vec<_>>(),
+        [("directory-statistics", true, Some(d))]
+    );
     w.tamper(move |tx| tx.put_dir_stat(d, &DirStat { length: 9000, space: 4096 * 5, inodes: 3 })).await;
     w.assert_lawful().await;
 

@@ -98,7 +98,19 @@ async fn info_names_paths_objects_and_locks_as_the_protocol_does() {
     let members: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
         members,
-        ["Ino", "Failed", "Reason", "Summary", "Paths", "Chunks", "Objects", "PLocks", "FLocks", "Tier", "RestoreStatus"]
+        [
+            "Ino",
+            "Failed",
+            "Reason",
+            "Summary",
+            "Paths",
+            "Chunks",
+            "Objects",
+            "PLocks",
+            "FLocks",
+            "Tier",
+            "RestoreStatus"
+        ]
     );
     assert_eq!(json["FLocks"][0]["Type"], "R");
     let raw = tree::info(&w.meta, ino, &InfoOptions { raw: true, ..InfoOptions::default() }, &unwatched).await.unwrap();

@@ -40,7 +40,12 @@ pub(crate) fn format(trash_days: u32) -> Format {
     }
 }
 
-pub(crate) fn chunk_store(env: &Env, store: &Arc<dyn ObjectStore>, block_bytes: u32, compression: Compression) -> Arc<ChunkStore> {
+pub(crate) fn chunk_store(
+    env: &Env,
+    store: &Arc<dyn ObjectStore>,
+    block_bytes: u32,
+    compression: Compression,
+) -> Arc<ChunkStore> {
     let cache = cairn_cache::Config {
         dirs: vec![],
         memory_bytes: 0,
@@ -92,7 +97,8 @@ impl World {
 
     /// A file of these bytes, in one slice per chunk.
     pub(crate) async fn file(&self, parent: Ino, name: &str, bytes: &[u8]) -> Ino {
-        let (ino, _) = self.meta.mknod(&Cred::root(), parent, name.as_bytes(), NewNode::file(0o644)).await.expect("create");
+        let (ino, _) =
+            self.meta.mknod(&Cred::root(), parent, name.as_bytes(), NewNode::file(0o644)).await.expect("create");
         if !bytes.is_empty() {
             self.write(ino, 0, bytes).await;
         }
@@ -119,20 +125,7 @@ impl World {
     }
 
     pub(crate) async fn read(&self, ino: Ino) -> Vec<u8> {
-        let length = self.meta.getattr(ino).await.expect("attr").length;
-        let mut out = vec![0; length as usize];
-        for span in chunk_spans(0, length) {
-            let list = self.list(ino, span.index.0).await;
-            let view = cairn_meta::overlay::view(&list);
-            for s in cairn_meta::overlay::window(&view, span.pos, span.pos + span.len) {
-                if let Some(slice) = s.slice() {
-                    let at = span.at as usize + (s.pos - span.pos) as usize;
-                    let bytes: Bytes = self.chunks.read(slice, s.off, s.len).await.expect("read");
-                    out[at..at + s.len as usize].copy_from_slice(&bytes);
-                }
-            }
-        }
-        out
+        read(&self.meta, &self.chunks, ino).await
     }
 
     pub(crate) async fn list(&self, ino: Ino, index: u32) -> Vec<SliceRecord> {
@@ -170,6 +163,24 @@ impl World {
     {
         self.meta.run(Tamper(change)).await.expect("tamper");
     }
+}
+
+/// A whole file, straight from its slices.
+pub(crate) async fn read(meta: &Meta, chunks: &Arc<ChunkStore>, ino: Ino) -> Vec<u8> {
+    let length = meta.getattr(ino).await.expect("attr").length;
+    let mut out = vec![0; length as usize];
+    for span in chunk_spans(0, length) {
+        let list = meta.raw_slices(ino, span.index).await.expect("list");
+        let view = cairn_meta::overlay::view(&list);
+        for s in cairn_meta::overlay::window(&view, span.pos, span.pos + span.len) {
+            if let Some(slice) = s.slice() {
+                let at = span.at as usize + (s.pos - span.pos) as usize;
+                let bytes: Bytes = chunks.read(slice, s.off, s.len).await.expect("read");
+                out[at..at + s.len as usize].copy_from_slice(&bytes);
+            }
+        }
+    }
+    out
 }
 
 struct Tamper<F>(F);

@@ -6,9 +6,9 @@ use cairn_types::{BlockKey, ChunkIndex, Format, Ino, SliceRecord, layout};
 use serde::Serialize;
 
 use super::summary::{Summary, summarize};
+use crate::Result;
 use crate::ops::{ChunksOf, LocksOf, PathsOf};
 use crate::progress::Watch;
-use crate::Result;
 
 /// Chunks read at a time.
 const PAGE: usize = 1000;

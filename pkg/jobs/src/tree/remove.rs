@@ -4,8 +4,8 @@ use cairn_meta::{Cred, Error as MetaError, Meta};
 use cairn_types::{FileType, Ino};
 use futures::StreamExt;
 
-use crate::progress::{Phase, Progress, Watch};
 use crate::Result;
+use crate::progress::{Phase, Progress, Watch};
 
 /// Names read at a time.
 const PAGE: usize = 1000;

@@ -7,9 +7,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
+use crate::Result;
 use crate::ops::Stat;
 use crate::progress::{Phase, Progress, Watch};
-use crate::Result;
 
 /// Entries read at a time.
 const PAGE: usize = 1000;
@@ -64,7 +64,14 @@ pub async fn summarize(meta: &Meta, ino: Ino, recursive: bool, strict: bool, wat
     Ok(total)
 }
 
-async fn below(meta: &Meta, dir: Ino, recursive: bool, strict: bool, total: &mut Summary, watch: Watch<'_>) -> Result<()> {
+async fn below(
+    meta: &Meta,
+    dir: Ino,
+    recursive: bool,
+    strict: bool,
+    total: &mut Summary,
+    watch: Watch<'_>,
+) -> Result<()> {
     let mut dirs = vec![dir];
     while let Some(dir) = dirs.pop() {
         let entries = direct(meta, dir, strict, total).await?;

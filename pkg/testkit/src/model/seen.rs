@@ -7,13 +7,13 @@ use cairn_types::{FileType, Timestamp};
 use super::{Content, Id, ROOT};
 
 /// A path: names below the root.
-pub type Path = Vec<Vec<u8>>;
+pub(super) type Path = Vec<Vec<u8>>;
 
 /// Everything that can be seen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// By path; the root has the empty one.
-    pub nodes: BTreeMap<Path, SeenNode>,
+    pub nodes: BTreeMap<Vec<Vec<u8>>, SeenNode>,
 }
 
 /// One inode, under one of its names.

@@ -38,7 +38,7 @@ fn a_crash_may_lose_what_was_not_synced_and_nothing_else() {
     let kept = fs.seen();
     fs.write(a, 0, b"LOST").unwrap();
     fs.make((0, 0), ROOT, b"b", file()).unwrap();
-    assert!(fs.after_crash(&kept).is_ok(), "the state of the last fsync");
-    assert!(fs.after_crash(&fs.seen()).is_ok(), "the present state");
-    assert!(fs.after_crash(&ModelFs::new().seen()).is_err(), "an older state");
+    assert!(fs.after_crash(&kept, true).is_ok(), "the state of the last fsync");
+    assert!(fs.after_crash(&fs.seen(), true).is_ok(), "the present state");
+    assert!(fs.after_crash(&ModelFs::new().seen(), true).is_err(), "an older state");
 }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use cairn_types::{
-    AclRule, Attr, ChunkIndex, Ino, SLICE_RECORD_BYTES, SessionId, SliceId, SliceRecord, SliceRef,
-};
+use cairn_types::{AclRule, Attr, ChunkIndex, Ino, SLICE_RECORD_BYTES, SessionId, SliceId, SliceRecord, SliceRef};
 
 use crate::record::{
     DelayedSlices, DeletedFile, DirStat, Entry, FlockKind, LockOwner, NamedEntry, PlockRange, Quota, QuotaKey,

@@ -1,8 +1,8 @@
 //! Moving the log's pages into the database, off everybody's way.
 //!
 //! The writer only looks how long the log has grown, after it told everybody of their commits. A
-//! thread with a connection of its own does the work while the writer goes on. As it cannot catch
-//! up with a writer that never rests, the writer does it itself once the log is far too long.
+//! thread with a connection of its own does the bulk while the writer goes on, and the writer the
+//! few pages that came meanwhile: only a log that was moved whole begins anew.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use crate::{Error, Result};
 
 /// Log length at which a checkpoint is asked for, in bytes.
-const LONG_BYTES: u64 = 8 << 20;
+pub(super) const LONG_BYTES: u64 = 8 << 20;
 /// Log length at which the writer stops for it, in bytes.
 const FAR_TOO_LONG_BYTES: u64 = 128 << 20;
 /// Commits between two looks at the log's length.
@@ -29,6 +29,8 @@ pub(super) struct Checkpointer {
 struct State {
     commits: u32,
     asked: bool,
+    /// The thread moved what there was.
+    nearly_done: bool,
     stopping: bool,
 }
 
@@ -58,8 +60,10 @@ impl Checkpointer {
             return;
         }
         state.commits = 0;
+        // The log is cut when it begins anew (`journal_size_limit`), so its length says what is in it.
         let bytes = std::fs::metadata(&self.log).map_or(0, |m| m.len());
-        if bytes >= FAR_TOO_LONG_BYTES {
+        if bytes >= FAR_TOO_LONG_BYTES || state.nearly_done {
+            state.nearly_done = false;
             drop(state);
             checkpoint(writer);
         } else if bytes >= LONG_BYTES {
@@ -82,6 +86,7 @@ impl Checkpointer {
                 state.asked = false;
             }
             checkpoint(conn);
+            self.state.lock().nearly_done = true;
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::checkpoint::LONG_BYTES;
 use super::convert::fail;
 use super::schema::{self, Holding};
 use super::url::{Journal, Place};
@@ -98,6 +99,7 @@ fn prepare(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
     if place.journal == Journal::Wal {
         // A commit that had to checkpoint would keep its caller waiting; see `checkpoint`.
         conn.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
+        conn.query_row(&format!("PRAGMA journal_size_limit = {}", LONG_BYTES / 2), [], |_| Ok(()))?;
     }
     conn.execute_batch("PRAGMA synchronous = NORMAL")
 }

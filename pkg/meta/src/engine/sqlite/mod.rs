@@ -18,6 +18,7 @@ mod sql;
 mod url;
 mod writer;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -89,8 +90,17 @@ impl SqliteEngine {
                 engine.start("cairn-checkpoint", move || shared.serve(&own))?;
             }
             let prefix = engine.place.prefix.clone();
-            let writer = Writer::new(env, conn, sql, prefix, queue, checkpointer);
-            engine.start("cairn-sqlite", move || writer.serve())?;
+            let writer = Writer::new(env, conn, sql, prefix, queue.clone(), checkpointer.clone());
+            engine.start("cairn-sqlite", move || {
+                // The writer closes its connection first: of two that close at once neither is the
+                // last, which empties the log.
+                let end = catch_unwind(AssertUnwindSafe(|| writer.serve()));
+                queue.abandon();
+                checkpointer.stop();
+                if let Err(bug) = end {
+                    resume_unwind(bug);
+                }
+            })?;
         }
         Ok(Arc::new(engine))
     }
@@ -132,8 +142,7 @@ impl SqliteEngine {
         };
         execute("begin to read", "BEGIN")?;
         let (mut pending, mut own_sessions) = (Pending::default(), Vec::new());
-        let mut tx =
-            SqliteTxn { conn: &conn, sql: &self.sql, pending: &mut pending, own_sessions: &mut own_sessions };
+        let mut tx = SqliteTxn { conn: &conn, sql: &self.sql, pending: &mut pending, own_sessions: &mut own_sessions };
         let outcome = work(&mut tx);
         execute("end to read", "COMMIT")?;
         self.put_back(conn);

@@ -109,6 +109,12 @@ impl Queue {
         }
     }
 
+    /// The writer is gone, by its own end or by a bug: nobody must wait for it.
+    pub(super) fn abandon(&self) {
+        self.close();
+        self.state.lock().jobs.clear();
+    }
+
     /// Takes no more tasks; those that wait are still run.
     pub(super) fn close(&self) {
         self.state.lock().closing = true;

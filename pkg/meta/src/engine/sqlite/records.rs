@@ -350,7 +350,7 @@ impl Txn for SqliteTxn<'_> {
         let params = params![Bits(ino.0), index.0, SliceRecord::encode_list(records)];
         let length = self.one("append to a slice list", &self.sql.append_slices, params, |row| small(row, 0))?;
         let length: usize = length.unwrap_or(0);
-        if length % SLICE_RECORD_BYTES != 0 {
+        if !length.is_multiple_of(SLICE_RECORD_BYTES) {
             let torn = length - records.len() * SLICE_RECORD_BYTES;
             return Err(corrupt_chunk(ino, index, cairn_types::CorruptSlices { bytes: torn }));
         }
@@ -534,9 +534,7 @@ impl Txn for SqliteTxn<'_> {
     fn remove_quota(&mut self, key: QuotaKey) -> Result<()> {
         match owner_kind(key.kind) {
             None => self.run("remove a quota", &self.sql.remove_dir_quota, [Bits(key.id)])?,
-            Some(kind) => {
-                self.run("remove a quota", &self.sql.remove_owner_quota, params![kind, Bits(key.id)])?
-            }
+            Some(kind) => self.run("remove a quota", &self.sql.remove_owner_quota, params![kind, Bits(key.id)])?,
         };
         Ok(())
     }

@@ -20,8 +20,11 @@ macro_rules! statements {
                         false => ("name = ?2", "name"),
                         true => ("name IN (?2, CAST(?2 AS TEXT))", "CAST(name AS BLOB)"),
                     };
-                    text.replace("jfs_", prefix).replace("NAME_IS", is).replace("NAME_KEY", key)
+                    // The prefix last: it may contain any of the words.
+                    text.replace("NAME_IS", is)
+                        .replace("NAME_KEY", key)
                         .replace("ATTR", ATTR_COLUMNS)
+                        .replace("jfs_", prefix)
                 };
                 Sql {
                     $($name: write($text),)*

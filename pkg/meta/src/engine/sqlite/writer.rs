@@ -34,12 +34,12 @@ const SHARE_EVERY: Duration = Duration::from_millis(900);
 
 /// The writer's own things.
 pub(super) struct Writer {
-    pub(super) env: Env,
-    pub(super) conn: Connection,
-    pub(super) sql: Arc<Sql>,
-    pub(super) prefix: String,
-    pub(super) queue: Arc<Queue>,
-    pub(super) checkpointer: Arc<Checkpointer>,
+    env: Env,
+    conn: Connection,
+    sql: Arc<Sql>,
+    prefix: String,
+    queue: Arc<Queue>,
+    checkpointer: Arc<Checkpointer>,
     pending: Pending,
     own_sessions: Vec<SessionId>,
     /// What `PRAGMA synchronous` says.
@@ -87,7 +87,6 @@ impl Writer {
                 self.last_commit = self.env.instant();
             }
         }
-        self.checkpointer.stop();
     }
 
     /// Runs jobs off the front until they are done or the batch has held the lock for long enough.
@@ -137,15 +136,21 @@ impl Writer {
         self.commit()
     }
 
-    /// Runs one of several operations: what it changed goes if it fails.
+    /// Runs one of several operations: what it changed goes if it fails. If not even that can be
+    /// done, the whole transaction goes.
     fn run_in_savepoint(&mut self, job: &mut Job) -> Result<()> {
         self.execute("begin an operation", "SAVEPOINT work")?;
         let outcome = self.run(job);
-        if outcome.is_err() && !self.conn.is_autocommit() {
-            self.execute("take back an operation", "ROLLBACK TO work")?;
+        if self.conn.is_autocommit() {
+            return outcome;
         }
-        if !self.conn.is_autocommit() {
-            self.execute("end an operation", "RELEASE work")?;
+        let taken_back = match outcome {
+            Ok(()) => Ok(()),
+            Err(_) => self.execute("take back an operation", "ROLLBACK TO work"),
+        };
+        if let Err(e) = taken_back.and_then(|()| self.execute("end an operation", "RELEASE work")) {
+            self.roll_back();
+            return Err(e);
         }
         outcome
     }

@@ -1,0 +1,75 @@
+//! Where things are if nobody says: `/var/...` for root, below `$HOME/.cairn` for others.
+
+use std::path::{Path, PathBuf};
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| "/tmp".into(), PathBuf::from).join(".cairn")
+}
+
+/// The bucket of a `file` storage.
+pub(crate) fn bucket() -> PathBuf {
+    if is_root() { "/var/cairn".into() } else { home().join("local") }
+}
+
+/// Cached blocks.
+pub(crate) fn cache_dir() -> PathBuf {
+    if is_root() { "/var/cairnCache".into() } else { home().join("cache") }
+}
+
+/// The log of a mount in the background.
+pub(crate) fn log_file() -> PathBuf {
+    if is_root() { "/var/log/cairn.log".into() } else { home().join("cairn.log") }
+}
+
+/// `path` without `.`, `..` and symbolic links, as far as it exists.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut missing = Vec::new();
+    let mut there = path.as_path();
+    loop {
+        if let Ok(real) = there.canonicalize() {
+            return missing.iter().rev().fold(real, |p: PathBuf, name| p.join(name));
+        }
+        match (there.parent(), there.file_name()) {
+            (Some(parent), Some(name)) => {
+                missing.push(name.to_owned());
+                there = parent;
+            }
+            _ => return path,
+        }
+    }
+}
+
+/// The database file of a SQLite URL.
+pub(crate) fn sqlite_file(meta_url: &str) -> Option<PathBuf> {
+    let rest = meta_url.strip_prefix("sqlite3://")?;
+    Some(PathBuf::from(rest.split_once('?').map_or(rest, |(path, _)| path)))
+}
+
+/// The URL with the path of a SQLite database made absolute, so that a later change of the working
+/// directory does not move it.
+pub(crate) fn absolute_url(meta_url: &str) -> String {
+    match (sqlite_file(meta_url), meta_url.split_once('?')) {
+        (None, _) => meta_url.into(),
+        (Some(file), query) => {
+            let query = query.map_or(String::new(), |(_, q)| format!("?{q}"));
+            format!("sqlite3://{}{query}", absolute(&file).display())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_databases_become_absolute_and_keep_their_query() {
+        let here = std::env::current_dir().expect("a working directory").canonicalize().expect("it exists");
+        assert_eq!(absolute_url("sqlite3://x.db?_timeout=1"), format!("sqlite3://{}/x.db?_timeout=1", here.display()));
+        assert_eq!(absolute_url("redis://h/1?a=b"), "redis://h/1?a=b");
+    }
+}
