@@ -25,7 +25,7 @@ pub(crate) struct Commands {
     pub(crate) chunks: Arc<ChunkStore>,
 }
 
-type Outcome = std::result::Result<ControlReply, cairn_jobs::Error>;
+type Outcome = Result<ControlReply, cairn_jobs::Error>;
 
 impl Control for Commands {
     fn run(
@@ -33,7 +33,7 @@ impl Control for Commands {
         cred: Cred,
         request: ControlRequest,
         progress: Arc<Progress>,
-    ) -> BoxFuture<'static, std::result::Result<ControlReply, ErrnoByte>> {
+    ) -> BoxFuture<'static, Result<ControlReply, ErrnoByte>> {
         let this = Commands { meta: self.meta.clone(), chunks: self.chunks.clone() };
         Box::pin(async move {
             let outcome = this.serve(checked(cred), request, &progress).await;
@@ -59,11 +59,7 @@ impl Commands {
             }
             ControlRequest::Info { ino, recursive, raw, strict } => {
                 let options = InfoOptions { recursive, raw, strict };
-                let mut info = tree::info(meta, ino, &options, &|step| both(progress, step)).await?;
-                let name = &meta.format().name;
-                for object in info.objects.iter_mut().filter(|o| !o.key.is_empty()) {
-                    object.key = format!("{name}/{}", object.key);
-                }
+                let info = tree::info(meta, ino, &options, &|step| both(progress, step)).await?;
                 Ok(json(&info))
             }
             ControlRequest::Summary { ino, depth, top, strict } => {
@@ -79,7 +75,7 @@ impl Commands {
     }
 
     /// Compacts every file below `top`, one after the other: each compaction is parallel in itself.
-    async fn compact_tree(&self, top: Ino, progress: &Progress) -> std::result::Result<(), cairn_jobs::Error> {
+    async fn compact_tree(&self, top: Ino, progress: &Progress) -> Result<(), cairn_jobs::Error> {
         let mut waiting = vec![top];
         while let Some(ino) = waiting.pop() {
             let attr = self.meta.getattr(ino).await?;
@@ -101,7 +97,7 @@ impl Commands {
         Ok(())
     }
 
-    async fn compact_file(&self, ino: Ino, progress: &Progress) -> std::result::Result<(), cairn_jobs::Error> {
+    async fn compact_file(&self, ino: Ino, progress: &Progress) -> Result<(), cairn_jobs::Error> {
         let mut from = ChunkIndex(0);
         loop {
             let page = self.meta.chunks(ino, from, CHUNKS_PAGE).await?;

@@ -12,16 +12,16 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// The metadata said no.
-    #[error("metadata: {0}")]
+    #[error(transparent)]
     Meta(#[from] cairn_meta::Error),
     /// The object store said no.
-    #[error("object storage: {0}")]
+    #[error(transparent)]
     Object(#[from] cairn_object::Error),
     /// The cache could not be opened.
-    #[error("cache: {0}")]
+    #[error(transparent)]
     Cache(#[from] cairn_cache::Error),
     /// Something is left unsaved.
-    #[error("files: {0}")]
+    #[error(transparent)]
     Vfs(#[from] cairn_vfs::Error),
     /// A cache directory cannot be read.
     #[error("cache directory {dir}: {source}")]

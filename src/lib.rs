@@ -24,6 +24,7 @@ pub use config::Config;
 pub use create::{Created, create};
 pub use error::{Error, Result};
 pub use metrics::Exporter;
+pub use session::rfc3339;
 pub use storage::{check_bucket, location};
 pub use volume::{Lost, Volume};
 

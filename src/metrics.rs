@@ -9,7 +9,7 @@ use cairn_cache::BlockCache;
 use cairn_chunk::ChunkStore;
 use cairn_env::Env;
 use cairn_jobs::Upkeep;
-use cairn_meta::Meta;
+use cairn_meta::StatFs;
 use cairn_object::Dials;
 use cairn_types::Format;
 use cairn_vfs::Vfs;
@@ -24,7 +24,7 @@ use crate::Config;
 
 /// In front of every name.
 const PREFIX: &str = "juicefs";
-/// Attributes of a whole kernel page, bytes.
+/// A kernel page, bytes.
 const PAGE_BYTES: u64 = 4096;
 
 /// Metrics of one volume, as text. Cheap to clone.
@@ -37,7 +37,8 @@ pub struct Exporter {
 #[derive(Clone)]
 pub(crate) struct Sources {
     pub(crate) env: Env,
-    pub(crate) meta: Arc<Meta>,
+    /// Refreshed now and then: a collector cannot wait.
+    pub(crate) usage: Arc<Mutex<Option<StatFs>>>,
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) chunks: Arc<ChunkStore>,
     pub(crate) upkeep: Arc<Upkeep>,
@@ -135,6 +136,12 @@ impl Reader {
         out.gauge("memory", "Resident bytes", resident_bytes() as f64)?;
         let up = self.sources.env.instant().duration_since(self.started);
         out.gauge("uptime", "Seconds since the volume was opened", up.as_secs_f64())?;
+        if let Some(usage) = *self.sources.usage.lock() {
+            out.gauge("used_space", "Bytes used", (usage.total_bytes - usage.avail_bytes) as f64)?;
+            out.gauge("total_space", "Bytes in all", usage.total_bytes as f64)?;
+            out.gauge("used_inodes", "Inodes used", usage.used_inodes as f64)?;
+            out.gauge("total_inodes", "Inodes in all", (usage.used_inodes + usage.avail_inodes) as f64)?;
+        }
         let Some(vfs) = self.sources.vfs.get().and_then(Weak::upgrade) else { return Ok(()) };
         out.gauge("fuse_open_handlers", "Open files and directories", vfs.open_handles() as f64)?;
         let (files, bytes) = vfs.dirty();

@@ -20,7 +20,7 @@ pub(crate) fn info(env: &Env, mountpoint: &Path) -> String {
 }
 
 /// `2026-11-21T01:54:17.382943663Z`.
-pub(crate) fn rfc3339(t: Timestamp) -> String {
+pub fn rfc3339(t: Timestamp) -> String {
     let (days, secs) = (t.secs.div_euclid(86_400), t.secs.rem_euclid(86_400));
     let (year, month, day) = civil(days);
     let (h, m, s) = (secs / 3600, secs / 60 % 60, secs % 60);

@@ -5,16 +5,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use cairn_cache::BlockCache;
 use cairn_chunk::ChunkStore;
 use cairn_env::{Env, TaskSet};
 use cairn_jobs::Upkeep;
 use cairn_meta::txn::Engine;
-use cairn_meta::{Cred, Meta, NewNode};
+use cairn_meta::{Cred, Meta, NewNode, StatFs};
 use cairn_object::{Dials, ObjectStore};
 use cairn_types::{FileType, Format, Ino};
 use cairn_vfs::{Parts, Vfs};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -31,6 +33,9 @@ const READAHEAD_BLOCKS: u64 = 8;
 const READAHEAD_PERCENT: u64 = 80;
 /// Entries fetched at a time when a directory is listed.
 const READDIR_PAGE: usize = 1000;
+
+/// How old usage in the metrics may be.
+const USAGE_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a running client must stop.
 pub type Lost = cairn_meta::Error;
@@ -87,7 +92,7 @@ impl Volume {
         let upkeep = start_upkeep(env, &meta, &chunks, &config);
         let sources = Sources {
             env: env.clone(),
-            meta: meta.clone(),
+            usage: Arc::default(),
             cache: cache.clone(),
             chunks: chunks.clone(),
             upkeep: upkeep.clone(),
@@ -105,6 +110,7 @@ impl Volume {
         let volume =
             Volume { config, format, meta, store, cache, chunks, vfs, upkeep, exporter, tasks: TaskSet::new(env.clone()) };
         volume.follow_setting(dials);
+        volume.follow_usage(sources.usage);
         Ok(volume)
     }
 
@@ -127,6 +133,22 @@ impl Volume {
                     != (&first.storage, &first.bucket, &first.access_key, &first.secret_key)
                 {
                     tracing::warn!("bucket or keys of the volume changed: this client uses the old ones until it is mounted again");
+                }
+            }
+        });
+    }
+
+    /// Reads usage for the metrics now and then.
+    fn follow_usage(&self, usage: Arc<Mutex<Option<StatFs>>>) {
+        let (meta, tasks) = (self.meta.clone(), self.tasks.clone());
+        self.tasks.spawn(async move {
+            loop {
+                match meta.statfs().await {
+                    Ok(stat) => *usage.lock() = Some(stat),
+                    Err(e) => tracing::debug!(error = %e, "usage for metrics"),
+                }
+                if !tasks.rest(USAGE_EVERY).await {
+                    return;
                 }
             }
         });
@@ -247,7 +269,6 @@ fn readahead(config: &Config, format: &Format) -> (u64, u64) {
 }
 
 fn vfs_config(config: &Config, format: &Format) -> cairn_vfs::Config {
-    use std::time::Duration;
     let (one, total) = readahead(config, format);
     cairn_vfs::Config {
         readahead_max_bytes: one,

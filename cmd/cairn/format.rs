@@ -90,7 +90,7 @@ pub(crate) async fn run(args: FormatArgs) -> anyhow::Result<ExitCode> {
         Created::Updated(format) => ("updated", format),
         Created::Kept(format) => ("is there already and was left as it is", format),
     };
-    println!("Volume {} {what}:\n{}", format.name, format.to_masked_json());
+    crate::show(&format!("Volume {} {what}:\n{}\n", format.name, format.to_masked_json()))?;
     Ok(ExitCode::SUCCESS)
 }
 

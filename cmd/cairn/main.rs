@@ -33,6 +33,7 @@ mod units;
 mod version;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -156,6 +157,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// The runtime of a command.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("cairn").build().context("start threads")
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is no failure.
+fn show(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("print"),
+        _ => Ok(()),
+    }
 }
 
 fn wait(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

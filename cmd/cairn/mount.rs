@@ -35,7 +35,7 @@ pub(crate) fn run(args: MountArgs, global: &Global) -> anyhow::Result<ExitCode> 
         let shown = args.mountpoint.display().to_string();
         return match daemon::split(daemon::timeout()?)? {
             daemon::Side::Parent(Ok(volume)) => {
-                println!("OK, {volume} is ready at {shown}");
+                crate::show(&format!("OK, {volume} is ready at {shown}\n"))?;
                 Ok(ExitCode::SUCCESS)
             }
             daemon::Side::Parent(Err(e)) => {
@@ -138,7 +138,7 @@ fn prepare_process(args: &MountArgs) {
         tracing::debug!(error = %e, "raise the limit of open files");
     }
     if args.disable_transparent_hugepage
-        && let Err(e) = rustix::process::disable_transparent_huge_pages(true)
+        && let Err(e) = rustix::thread::disable_transparent_huge_pages(true)
     {
         tracing::warn!(error = %e, "--disable-transparent-hugepage");
     }

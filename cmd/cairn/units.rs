@@ -127,6 +127,11 @@ pub(crate) fn short_bytes(bytes: u64) -> String {
     format!("{value:.2} EiB")
 }
 
+/// Unix seconds as `2026-11-21T01:54:17Z`.
+pub(crate) fn shown_time(secs: i64) -> String {
+    cairn::rfc3339(cairn_types::Timestamp { secs, nanos: 0 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

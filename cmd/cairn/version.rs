@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    println!("cairn version {} (volumes of JuiceFS {})", cairn::VERSION, cairn_types::ClientVersion::IMPLEMENTED);
+    crate::show(&format!("cairn version {} (volumes of JuiceFS {})\n", cairn::VERSION, cairn_types::ClientVersion::IMPLEMENTED))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,15 @@
 //! What tests through the kernel share: volumes in temporary folders, mounts that clean up after
 //! themselves, and waiting for things to become true.
 
+mod chance;
 mod command;
 mod eventually;
 mod mounted;
 mod user;
 mod volume;
 
-pub(crate) use command::{Ran, cairn, run};
+pub(crate) use chance::Chance;
+pub(crate) use command::{binary, cairn, finish, run};
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use mounted::{Mounted, is_mounted};
 pub(crate) use user::{as_user, nobody};

@@ -207,7 +207,7 @@ fn eventually(what: &str, so: impl Fn() -> bool) {
 #[test]
 fn what_is_written_is_read_also_after_an_unmount() {
     let v = volume!();
-    let data: Vec<u8> = (0..5_000_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..5_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let path = v.write("big", &data);
     assert_eq!(fs::read(&path).unwrap(), data);
     let mut file = OpenOptions::new().read(true).append(true).open(&path).unwrap();

@@ -318,18 +318,17 @@ impl Vfs {
 
     /// Reads up to `len` bytes; fewer only at the end of the file. One piece; holes are zeros.
     pub async fn read(&self, cred: &Cred, fh: Fh, offset: u64, len: u32) -> Result<Bytes> {
+        let handle = match self.handles.get(fh)? {
+            Handle::File(handle) => handle,
+            Handle::Dir(_) => return Err(MetaError::IsDirectory.into()),
+            // Left out of the log: whoever reads the log would otherwise write it.
+            other => return Ok(self.read_virtual(&other, offset, len).await),
+        };
         let begun = self.log.begin();
-        let mut ino = Ino(0);
+        let ino = handle.file.ino;
         let read = async {
-            match self.handles.get(fh)? {
-                Handle::File(handle) => {
-                    ino = handle.file.ino;
-                    let handle = for_reading(handle, fh)?;
-                    self.read_handle(&handle, offset, len).await
-                }
-                Handle::Dir(_) => Err(MetaError::IsDirectory.into()),
-                other => Ok(self.read_virtual(&other, offset, len).await),
-            }
+            let handle = for_reading(handle, fh)?;
+            self.read_handle(&handle, offset, len).await
         };
         let done = read.await;
         self.log.end(begun, cred, &done, || {

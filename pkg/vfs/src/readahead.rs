@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use cairn_env::Permit;
+use futures::FutureExt;
 
 use crate::commit::Core;
 use crate::file::File;
@@ -95,7 +96,11 @@ impl Core {
         let plan = handle.ahead.lock().note((start, end), length, (block, most), lend);
         if let Some(plan) = plan {
             let (core, file) = (self.clone(), handle.file.clone());
-            self.tasks.spawn(async move { core.prefetch(&file, plan).await });
+            let mut prefetch = Box::pin(async move { core.prefetch(&file, plan).await });
+            // With the slice list at hand this is all it takes.
+            if (&mut prefetch).now_or_never().is_none() {
+                self.tasks.spawn(prefetch);
+            }
         }
     }
 

@@ -1,10 +1,14 @@
 //! Any order of calls on a slice against a plain byte vector.
 
+use std::time::Duration;
+
 use cairn_chunk::{Config, Error};
+use cairn_object::testing::Faults;
 use cairn_types::{Compression, SliceId};
+use futures::future::join_all;
 use proptest::prelude::*;
 
-use crate::world::{World, config};
+use crate::world::{World, append, cache_config, config, content};
 
 const BLOCK: u32 = 64 * 1024;
 
@@ -89,6 +93,31 @@ async fn run(compression: Compression, cache_bytes: u64, ops: Vec<Op>) {
     assert_eq!(world.mem.len(), 0);
 }
 
+/// Writes one slice through a store that is slow and fails, and reads it back in pieces.
+async fn write_and_read(world: &World, id: u64, size: u32) {
+    let data = content(id, size);
+    let writer = world.store.writer(SliceId(id));
+    append(&world.store, &writer, &data).await;
+    let slice = loop {
+        match writer.finish().await {
+            Ok(stored) => break stored.slice(),
+            Err(e) => assert!(matches!(e, Error::Store { .. }), "{e}"),
+        }
+    };
+    let mut off = 0;
+    while off < size {
+        let len = (size - off).min(1 + (off * 7 + 13) % 200_000);
+        match world.store.read(slice, off, len).await {
+            Ok(bytes) => assert!(bytes == data[off as usize..(off + len) as usize], "slice {id} at {off}"),
+            Err(e) => {
+                assert!(matches!(e, Error::Store { .. }), "{e}");
+                continue;
+            }
+        }
+        off += len;
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
@@ -98,5 +127,31 @@ proptest! {
         let compression = [Compression::None, Compression::Lz4, Compression::Zstd][codec];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(run(compression, if cached { 1 << 20 } else { 0 }, ops));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_slow_and_failing_store_never_changes_the_bytes(
+        codec in 0..3usize, on_disk in any::<bool>(), sizes in proptest::collection::vec(1..1_500_000u32, 1..10),
+    ) {
+        let compression = [Compression::None, Compression::Lz4, Compression::Zstd][codec];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = if on_disk { cache_config(0, vec![dir.path().into()]) } else { cache_config(2 << 20, vec![]) };
+            let world = World::over(Config { block_bytes: BLOCK, compression, buffer_bytes: 0, ..config() }, cache);
+            world.faulty.set_faults(Faults {
+                delay_max: Duration::from_millis(50),
+                fail_per_mille: 150,
+                fail_after_per_mille: 100,
+                damage_per_mille: 0,
+            });
+            let world = &world;
+            join_all(sizes.iter().zip(1..).map(|(size, id)| write_and_read(world, id, *size))).await;
+            assert_eq!(world.store.stats().buffer_used_bytes, 0);
+            world.store.cache().close().await;
+        });
     }
 }

@@ -91,7 +91,7 @@ async fn delete_removes_what_nobody_needs_and_nothing_else() {
 async fn a_corrupt_list_keeps_every_object_that_it_may_name() {
     let w = World::new(1).await;
     let ino = w.file(Ino::ROOT, "f", &noise(1000, 1)).await;
-    w.engine.put_raw_chunk(ino, cairn_types::ChunkIndex(0), vec![1, 2, 3]);
+    w.put_raw_chunk(ino, 0, vec![1, 2, 3]);
     w.pass(2 * HOUR).await;
     let report = gc(&w, Options { delete: true, ..Options::default() }).await;
     assert_eq!((report.corrupt_lists, report.leaked.count, report.deleted.count), (1, 1, 0));

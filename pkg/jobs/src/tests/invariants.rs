@@ -85,13 +85,13 @@ async fn slice_lists_and_references() {
     assert!(broken.contains(&"next-id"), "{broken:?}");
     w.tamper(move |tx| tx.remove_chunk(f, ChunkIndex(0))).await;
 
-    w.engine.put_raw_chunk(f, ChunkIndex(0), {
+    w.put_raw_chunk(f, 0, {
         let mut raw = SliceRecord::whole(0, slice).encode().to_vec();
         raw.extend([0, 0]);
         raw
     });
     assert_eq!(rules(&w).await, ["corrupt-slice-list"]);
-    w.engine.put_raw_chunk(Ino(7777), ChunkIndex(0), SliceRecord::hole(0, 5).encode().to_vec());
+    w.put_raw_chunk(Ino(7777), 0, SliceRecord::hole(0, 5).encode().to_vec());
     assert_eq!(rules(&w).await, ["corrupt-slice-list", "orphan-slice-list"]);
 }
 

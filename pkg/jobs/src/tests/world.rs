@@ -20,7 +20,9 @@ pub(crate) const BLOCK: u32 = 64 << 10;
 
 pub(crate) struct World {
     pub(crate) env: Env,
-    pub(crate) engine: Arc<MemEngine>,
+    pub(crate) engine: Arc<dyn Engine>,
+    /// The same engine, if it is the one in memory.
+    mem: Option<Arc<MemEngine>>,
     pub(crate) meta: Arc<Meta>,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) chunks: Arc<ChunkStore>,
@@ -77,13 +79,25 @@ impl World {
 
     pub(crate) async fn with(trash_days: u32, compression: Compression) -> World {
         let env = Env::simulated(7);
-        let engine = MemEngine::new(env.clone());
+        let mem = MemEngine::new(env.clone());
+        let mut world = World::on(env, mem.clone(), trash_days, compression).await;
+        world.mem = Some(mem);
+        world
+    }
+
+    /// A fresh volume on any engine.
+    pub(crate) async fn on(env: Env, engine: Arc<dyn Engine>, trash_days: u32, compression: Compression) -> World {
         format_volume(&env, &*engine, &format(trash_days)).await.expect("format");
         let store: Arc<dyn ObjectStore> = Arc::new(MemStore::new(&env));
         let chunks = chunk_store(&env, &store, BLOCK, compression);
         let meta = World::client(&env, engine.clone()).await;
         meta.start_session("{}".into()).await.expect("session");
-        World { env, engine, meta, store, chunks }
+        World { env, engine, mem: None, meta, store, chunks }
+    }
+
+    /// Stores a slice list as it is.
+    pub(crate) fn put_raw_chunk(&self, ino: Ino, index: u32, raw: Vec<u8>) {
+        self.mem.as_ref().expect("the engine in memory").put_raw_chunk(ino, ChunkIndex(index), raw);
     }
 
     /// Another client of the same volume, without a session.

@@ -154,6 +154,8 @@ async fn client(
     parts: Parts,
 ) -> (Arc<Vfs>, Arc<ChunkStore>) {
     let meta = Meta::open(env.clone(), engine.clone(), cairn_meta::Config::mount()).await.expect("opens");
+    // Nobody compacts here: a writer must not wait for it.
+    drop(meta.upkeep());
     meta.start_session(r#"{"Version":"1.4.1"}"#.into()).await.expect("a session");
     let cache = cairn_cache::Config {
         dirs: vec![],

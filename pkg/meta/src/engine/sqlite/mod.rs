@@ -175,16 +175,18 @@ impl Engine for SqliteEngine {
     }
 
     async fn close(&self) {
-        self.queue.close();
         let readers = {
             let mut readers = self.readers.lock();
             readers.closed = true;
             std::mem::take(&mut readers.idle)
         };
         let threads = std::mem::take(&mut *self.threads.lock());
-        // The last connection to go checkpoints and removes the log, which may take a while.
+        let queue = self.queue.clone();
+        // The last connection to go checkpoints and removes the log, which may take a while, and
+        // which a connection that only reads cannot do.
         let ended = self.env.blocking(move || {
             drop(readers);
+            queue.close();
             threads.into_iter().rev().map(JoinHandle::join).all(|end| end.is_ok())
         });
         if !ended.await {

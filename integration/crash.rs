@@ -1,0 +1,223 @@
+//! `kill -9` at random moments under load: what was fsynced is there with the right bytes, what was
+//! not is absent or old and never garbage, `fsck` is clean, and `gc` finds what was left behind.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::model::for_seeds;
+use crate::support::{Chance, PATIENCE, Volume, bytes, cairn, eventually};
+
+const WRITERS: u64 = 4;
+/// Sizes of files: inline pages, a block, several blocks.
+const SIZES: [usize; 5] = [10, 4_096, 70_000, 300_000, 5_000_000];
+/// A file that is overwritten in place, in pieces of this size.
+const PIECE_BYTES: usize = 64 * 1024;
+const PIECES: u64 = 16;
+
+#[test]
+fn what_was_fsynced_survives_kill_9() {
+    for_seeds(Duration::from_secs(20), |seed| survive_some_deaths(seed, 3));
+}
+
+fn survive_some_deaths(seed: u64, deaths: u64) {
+    let volume = Volume::new(&["--compress", "lz4"]);
+    let mut chance = Chance::new(seed);
+    let manifest = Manifest::default();
+    for death in 0..deaths {
+        let mounted = volume.mount(&["--heartbeat", "1s"]);
+        manifest.verify(mounted.root());
+        let enough = manifest.promised() + 1 + chance.below(60);
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (manifest, root) = (&manifest, mounted.root().to_owned());
+                scope.spawn(move || write_until_it_dies(manifest, &root, seed, death, writer));
+            }
+            let (manifest, root) = (&manifest, mounted.root().to_owned());
+            scope.spawn(move || overwrite_until_it_dies(manifest, &root));
+            eventually("enough files are promised", PATIENCE * 4, || (manifest.promised() >= enough).then_some(()));
+            mounted.kill();
+        });
+    }
+    let mounted = volume.mount(&[]);
+    manifest.verify(mounted.root());
+    mounted.unmount();
+    volume.fsck_is_clean();
+    collect(&volume);
+    let mounted = volume.mount(&["--read-only"]);
+    manifest.verify(mounted.root());
+    mounted.unmount();
+    volume.fsck_is_clean();
+}
+
+/// Blocks that were stored and never named: gc finds them all, and then no more.
+fn collect(volume: &Volume) {
+    let gc = |flags: &[&str]| -> Value {
+        let mut command = crate::support::binary();
+        command.env("JFS_GC_SKIPPEDTIME", "0").args(["gc", volume.url(), "--json"]).args(flags);
+        serde_json::from_str(&crate::support::finish(&mut command).ok()).expect("gc --json prints JSON")
+    };
+    let found = gc(&[])["leaked"]["count"].as_u64().expect("a count");
+    assert_eq!(gc(&["--delete"])["deleted"]["count"].as_u64(), Some(found));
+    assert_eq!(gc(&[])["leaked"]["count"], 0);
+    let used = gc(&[])["valid"]["count"].as_u64().expect("a count");
+    assert_eq!(volume.blocks().len() as u64, used, "what is left is what files show");
+}
+
+/// What was promised: only after the fsync of a file and of its directory returned.
+#[derive(Default)]
+struct Manifest {
+    files: Mutex<Vec<(String, u64, usize)>>,
+    /// For each piece of the overwritten file: the version last fsynced, and the one last begun.
+    versions: Mutex<Vec<(u64, u64)>>,
+    count: AtomicU64,
+}
+
+impl Manifest {
+    fn promised(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    fn promise(&self, name: String, seed: u64, len: usize) {
+        self.files.lock().expect("no writer panics").push((name, seed, len));
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn verify(&self, root: &Path) {
+        for (name, seed, len) in self.files.lock().expect("no writer panics").iter() {
+            let found = fs::read(root.join(name)).unwrap_or_else(|e| panic!("{name} was fsynced: {e}"));
+            assert!(found == bytes(*seed, *len), "{name} was fsynced with other bytes ({} of {len})", found.len());
+        }
+        self.verify_others(root);
+        self.verify_versions(root);
+    }
+
+    /// Files nobody promised: a prefix of what was being written, with holes perhaps, and no other bytes.
+    fn verify_others(&self, root: &Path) {
+        for entry in fs::read_dir(root).expect("the root can be listed") {
+            let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+            let Some((seed, len)) = name.split_once('-').and_then(|(_, rest)| parse(rest.trim_end_matches(".t"))) else {
+                continue;
+            };
+            let found = fs::read(root.join(&name)).unwrap_or_else(|e| panic!("{name} is there, but: {e}"));
+            let right = bytes(seed, len);
+            assert!(found.len() <= len, "{name} is longer than ever written");
+            if name.ends_with(".t") {
+                let garbage = found.iter().zip(&right).position(|(a, b)| a != b && *a != 0);
+                assert_eq!(garbage, None, "{name} holds bytes that nobody wrote");
+            } else {
+                assert!(found == right, "{name} was renamed after its fsync and is not whole");
+            }
+        }
+    }
+
+    fn verify_versions(&self, root: &Path) {
+        let versions = self.versions.lock().expect("no writer panics");
+        if versions.is_empty() {
+            return;
+        }
+        let found = fs::read(root.join("pieces")).expect("it was fsynced");
+        for (piece, (kept, begun)) in versions.iter().enumerate() {
+            let at = piece * PIECE_BYTES;
+            let is = |version: u64| found[at..at + PIECE_BYTES] == content(piece as u64, version);
+            let version = (*kept..=*begun).find(|v| is(*v));
+            assert!(version.is_some(), "piece {piece} is none of versions {kept} to {begun}");
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<(u64, usize)> {
+    let (seed, len) = text.split_once('-')?;
+    Some((seed.parse().ok()?, len.parse().ok()?))
+}
+
+/// Creates, writes, fsyncs, renames, fsyncs the folder; until the daemon is gone.
+fn write_until_it_dies(manifest: &Manifest, root: &Path, seed: u64, death: u64, writer: u64) {
+    let mut chance = Chance::new(seed ^ death << 20 ^ writer << 40);
+    for n in 0.. {
+        let (seed, len) = (writer << 32 | death << 24 | n, *chance.pick(&SIZES));
+        let name = format!("f-{seed}-{len}");
+        match write_one(root, &name, &bytes(seed, len)) {
+            Ok(()) => manifest.promise(name, seed, len),
+            Err(e) => return gone(&e),
+        }
+    }
+}
+
+fn write_one(root: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
+    let temporary: PathBuf = root.join(format!("{name}.t"));
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&temporary, root.join(name))?;
+    File::open(root)?.sync_all()
+}
+
+fn content(piece: u64, version: u64) -> Vec<u8> {
+    bytes(piece << 32 | version, PIECE_BYTES)
+}
+
+/// Overwrites pieces of one file in place, an fsync after each few.
+fn overwrite_until_it_dies(manifest: &Manifest, root: &Path) {
+    let result = (|| -> std::io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(root.join("pieces"))?;
+        if manifest.versions.lock().expect("no writer panics").is_empty() {
+            for piece in 0..PIECES {
+                file.write_all_at(&content(piece, 0), piece * PIECE_BYTES as u64)?;
+            }
+            file.sync_all()?;
+            File::open(root)?.sync_all()?;
+            *manifest.versions.lock().expect("no writer panics") = vec![(0, 0); PIECES as usize];
+        }
+        for round in 0.. {
+            for piece in [round % PIECES, (round * 7 + 3) % PIECES] {
+                let version = {
+                    let mut versions = manifest.versions.lock().expect("no writer panics");
+                    versions[piece as usize].1 += 1;
+                    versions[piece as usize].1
+                };
+                file.write_all_at(&content(piece, version), piece * PIECE_BYTES as u64)?;
+            }
+            file.sync_data()?;
+            for version in manifest.versions.lock().expect("no writer panics").iter_mut() {
+                version.0 = version.1;
+            }
+        }
+        Ok(())
+    })();
+    if let Err(e) = result {
+        gone(&e);
+    }
+}
+
+/// How a call ends whose daemon died under it.
+#[track_caller]
+fn gone(e: &std::io::Error) {
+    let expected = [libc::ENOTCONN, libc::ECONNABORTED, libc::EIO, libc::ENODEV, libc::ENOENT, libc::EINTR];
+    assert!(expected.contains(&e.raw_os_error().unwrap_or(0)), "a writer failed before the daemon died: {e}");
+}
+
+/// The machine's cut cannot be had without root's loop devices; the process's death can.
+#[test]
+fn a_database_killed_in_the_middle_opens_again() {
+    let volume = Volume::new(&[]);
+    for _ in 0..3 {
+        let mounted = volume.mount(&[]);
+        for n in 0..50 {
+            File::create(mounted.path(&format!("n{n}"))).expect("created");
+        }
+        mounted.kill();
+        cairn(["status", volume.url()]).ok();
+    }
+    let mounted = volume.mount(&[]);
+    assert_eq!((0..50).filter(|n| mounted.path(&format!("n{n}")).exists()).count(), 50);
+    mounted.unmount();
+    volume.fsck_is_clean();
+}

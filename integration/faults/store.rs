@@ -1,0 +1,174 @@
+//! Stores and caches that fail while mounted.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Mounted, PATIENCE, Volume, bytes, errno, eventually, run};
+
+/// A tmpfs over a folder, gone when dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn over(path: &Path, options: &str) -> Tmpfs {
+        fs::create_dir_all(path).unwrap();
+        let shown = path.to_str().unwrap();
+        run(Path::new("/"), "mount", ["-t", "tmpfs", "-o", options, "tmpfs", shown]).ok();
+        Tmpfs(path.to_owned())
+    }
+
+    fn remount(&self, options: &str) {
+        run(Path::new("/"), "mount", ["-o", &format!("remount,{options}"), self.0.to_str().unwrap()]).ok();
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        run(Path::new("/"), "umount", ["-l", self.0.to_str().unwrap()]);
+    }
+}
+
+/// Puts a plain file where the store's folder was, and takes it away again.
+struct Outage {
+    store: PathBuf,
+    aside: PathBuf,
+}
+
+impl Outage {
+    fn begin(volume: &Volume) -> Outage {
+        let (store, aside) = (volume.store(), volume.path("store-aside"));
+        fs::rename(&store, &aside).unwrap();
+        fs::write(&store, "no folder").unwrap();
+        Outage { store, aside }
+    }
+
+    fn end(self) {
+        fs::remove_file(&self.store).unwrap();
+        fs::rename(&self.aside, &self.store).unwrap();
+    }
+}
+
+#[test]
+fn after_an_outage_buffered_files_go_on_by_themselves() {
+    let volume = Volume::new(&[]);
+    let mounted = volume.mount(&["--io-retries", "1", "--put-timeout", "2s"]);
+    let file = File::create(mounted.path("f")).unwrap();
+    let other = File::options().write(true).open(mounted.path("f")).unwrap();
+    let outage = Outage::begin(&volume);
+    let content = bytes(1, 1_000_000);
+    file.write_all_at(&content, 0).unwrap();
+    assert_eq!(errno(file.sync_all()), libc::EIO);
+    // Metadata goes on, and the data is still there to be read.
+    fs::create_dir(mounted.path("d")).unwrap();
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+    outage.end();
+    eventually("the data is stored by itself or by the next fsync", PATIENCE, || file.sync_all().ok());
+    file.sync_all().expect("an error is told once to each handle");
+    // The other handle may be told its own share of the outage, once.
+    other.sync_all().ok();
+    other.sync_all().expect("an error is told once to each handle");
+    drop((file, other));
+    mounted.unmount();
+    volume.fsck_is_clean();
+    let mounted = volume.mount(&[]);
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+}
+
+#[test]
+fn a_store_that_refuses_under_load_loses_nothing() {
+    let volume = Volume::new(&[]);
+    let mounted = volume.mount(&["--io-retries", "2", "--buffer-size", "64M"]);
+    let put = |n: u64| (format!("f{n}"), bytes(n, 3_000_000));
+    let write = |mounted: &Mounted, n: u64| {
+        let (name, content) = put(n);
+        let file = File::create(mounted.path(&name)).unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        file
+    };
+    let mut open: Vec<(u64, File)> = (0..5).map(|n| (n, write(&mounted, n))).collect();
+    let outage = Outage::begin(&volume);
+    open.extend((5..12).map(|n| (n, write(&mounted, n))));
+    for (_, file) in &open {
+        file.sync_data().ok();
+    }
+    outage.end();
+    for (n, file) in &open {
+        eventually(&format!("file {n} is stored after the outage"), PATIENCE, || file.sync_all().ok());
+    }
+    drop(open);
+    mounted.unmount();
+    let mounted = volume.mount(&["--cache-size", "0"]);
+    for n in 0..12 {
+        let (name, content) = put(n);
+        assert!(fs::read(mounted.path(&name)).unwrap() == content, "{name}");
+    }
+    mounted.unmount();
+    volume.fsck_is_clean();
+}
+
+#[test]
+fn a_full_cache_disk_does_not_stop_anybody() {
+    let volume = Volume::new(&[]);
+    let disk = Tmpfs::over(&volume.path("small"), "size=2m");
+    let cache = volume.path("small/cache");
+    let mounted = volume.mount(&["--cache-dir", cache.to_str().unwrap(), "--free-space-ratio", "0.01"]);
+    let content = bytes(1, 20_000_000);
+    fs::write(mounted.path("f"), &content).unwrap();
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+    mounted.unmount();
+    drop(disk);
+}
+
+#[test]
+fn a_cache_disk_that_turns_read_only_or_vanishes_does_not_stop_anybody() {
+    let volume = Volume::new(&[]);
+    let disk = Tmpfs::over(&volume.path("disk"), "size=64m");
+    let cache = volume.path("disk/cache");
+    let mounted = volume.mount(&["--cache-dir", cache.to_str().unwrap(), "--free-space-ratio", "0.01"]);
+    let content = bytes(1, 10_000_000);
+    fs::write(mounted.path("f"), &content).unwrap();
+    disk.remount("ro");
+    fs::write(mounted.path("g"), &content).unwrap();
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+    drop(disk);
+    fs::write(mounted.path("h"), &content).unwrap();
+    for name in ["f", "g", "h"] {
+        assert!(fs::read(mounted.path(name)).unwrap() == content, "{name}");
+    }
+    mounted.unmount();
+    volume.fsck_is_clean();
+}
+
+#[test]
+fn a_damaged_cache_file_is_dropped_and_fetched_again() {
+    let volume = Volume::new(&[]);
+    let content = bytes(1, 8_000_000);
+    let mounted = volume.mount(&[]);
+    fs::write(mounted.path("f"), &content).unwrap();
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+    mounted.unmount();
+    // Read once more from a cold kernel cache, so that whole blocks lie in the cache.
+    let mounted = volume.mount(&[]);
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+    mounted.unmount();
+    let mut harmed = 0;
+    let mut todo = vec![volume.path("cache")];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.to_string_lossy().contains("/raw/") {
+                let mut bytes = fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&path, bytes).unwrap();
+                harmed += 1;
+            }
+        }
+    }
+    assert!(harmed > 0, "nothing was cached");
+    let mounted = volume.mount(&["--verify-cache-checksum", "extend"]);
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+    mounted.unmount();
+}
