@@ -19,7 +19,7 @@ use crate::{Global, daemon, logging, metrics_page, paths, runtime};
 /// Descriptors this process may have open.
 const FILES_MAX: u64 = 100_000;
 /// After we took the mount away, those who still use it have this long to finish.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(3);
 /// The kernel answers within this once it is mounted.
 const FIRST_STAT: Duration = Duration::from_secs(30);
 /// Exit code of a client that must stop because its volume is gone, as the reference's.

@@ -61,7 +61,8 @@ fn existing(place: &Path) -> anyhow::Result<Option<Existing>> {
 fn is_dead(place: &Path) -> bool {
     let kind = type_at(place);
     kind.is_some_and(|k| OURS.contains(&k.as_str()))
-        && std::fs::metadata(place).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+        // Not stat: the kernel may answer that from its cache.
+        && rustix::fs::statfs(place).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
 /// Type of the topmost file system mounted exactly at `place`.

@@ -9,7 +9,7 @@ mod user;
 mod volume;
 
 pub(crate) use chance::Chance;
-pub(crate) use command::{binary, cairn, finish, run};
+pub(crate) use command::{Ran, binary, cairn, finish, run};
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use mounted::{Mounted, is_mounted};
 pub(crate) use user::{as_user, nobody};

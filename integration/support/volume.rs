@@ -1,6 +1,6 @@
 //! A volume in a temporary folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 
@@ -75,11 +75,6 @@ impl Volume {
     /// What `--bucket` must say, where it is not in the setting.
     pub(crate) fn bucket(&self) -> Option<&str> {
         self.bucket.as_deref()
-    }
-
-    /// The folder itself.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Something in the folder.

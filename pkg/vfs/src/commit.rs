@@ -122,6 +122,8 @@ impl Core {
         for outcome in stored {
             outcome?;
         }
+        let left = file.state().queue.front().map(|s| s.seq);
+        assert!(left.is_none_or(|seq| seq > upto), "what is stored and not refused is committed");
         Ok(())
     }
 
@@ -311,7 +313,7 @@ fn stored_front(state: &State, upto: u64, limit: usize) -> Vec<NewSlice> {
     for slot in state.queue.iter().take_while(|s| s.seq <= upto).take(limit) {
         let Some(stored) = slot.upload.stored() else { break };
         slot.upload.offered.store(true, Ordering::Release);
-        batch.push(NewSlice { index: slot.index, record: slot.record(&stored), mtime: slot.mtime });
+        batch.push(NewSlice { index: slot.index, record: slot.record(stored), mtime: slot.mtime });
     }
     batch
 }

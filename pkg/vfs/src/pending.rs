@@ -1,7 +1,7 @@
 //! A slice on its way to the store, and the places of a file that show it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use cairn_chunk::{SliceWriter, StoredSlice};
@@ -13,15 +13,11 @@ pub(crate) struct Upload {
     pub(crate) writer: SliceWriter,
     /// Failed tries so far: tells a waiter that somebody else has just tried in vain.
     failures: AtomicU64,
-    outcome: Mutex<Outcome>,
+    stored: OnceLock<StoredSlice>,
+    /// Held while it is being stored; the error of the last try.
+    storing: Mutex<Option<cairn_chunk::Error>>,
     /// Metadata was asked to name it: whether it did is not always known.
     pub(crate) offered: AtomicBool,
-}
-
-#[derive(Default)]
-struct Outcome {
-    stored: Option<StoredSlice>,
-    error: Option<cairn_chunk::Error>,
 }
 
 impl Upload {
@@ -29,7 +25,8 @@ impl Upload {
         Arc::new(Upload {
             writer,
             failures: AtomicU64::new(0),
-            outcome: Mutex::default(),
+            stored: OnceLock::new(),
+            storing: Mutex::default(),
             offered: AtomicBool::new(false),
         })
     }
@@ -37,22 +34,22 @@ impl Upload {
     /// Stores the slice; whoever comes while it is being stored shares the outcome.
     pub(crate) async fn store(&self) -> cairn_chunk::Result<()> {
         let failures = self.failures.load(Ordering::Acquire);
-        let mut outcome = self.outcome.lock().await;
-        if outcome.stored.is_some() {
+        let mut last = self.storing.lock().await;
+        if self.stored.get().is_some() {
             return Ok(());
         }
-        if let Some(error) = &outcome.error
+        if let Some(error) = &*last
             && self.failures.load(Ordering::Acquire) != failures
         {
             return Err(error.clone());
         }
         match self.writer.finish().await {
             Ok(stored) => {
-                outcome.stored = Some(stored);
+                self.stored.set(stored).expect("only the holder of the lock stores it");
                 Ok(())
             }
             Err(error) => {
-                outcome.error = Some(error.clone());
+                *last = Some(error.clone());
                 self.failures.fetch_add(1, Ordering::AcqRel);
                 Err(error)
             }
@@ -60,8 +57,8 @@ impl Upload {
     }
 
     /// The stored slice, if it is stored.
-    pub(crate) fn stored(&self) -> Option<StoredSlice> {
-        self.outcome.try_lock().ok()?.stored.clone()
+    pub(crate) fn stored(&self) -> Option<&StoredSlice> {
+        self.stored.get()
     }
 }
 

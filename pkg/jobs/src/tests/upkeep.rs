@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use cairn_meta::record::{FlockKind, SessionRecord};
 use cairn_meta::{Cred, OpenHow};
-use cairn_types::{Ino, SessionId};
+use cairn_types::{ChunkIndex, Ino, SessionId, SliceRecord};
 
 use super::world::{World, noise};
 use crate::{Config, Upkeep};
@@ -58,6 +58,20 @@ async fn many_commits_to_a_chunk_bring_a_compaction() {
     w.pass(2 * MINUTE).await;
     assert_eq!(w.objects().await.len(), 1, "the old slices are gone");
     assert_eq!(upkeep.stats().compactions, 1);
+    upkeep.stop().await;
+    w.assert_lawful().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_list_makes_its_writer_wait_for_compaction() {
+    let w = World::new(0).await;
+    let upkeep = started(&w, Config::mount());
+    let ino = w.file(Ino::ROOT, "f", b"first").await;
+    let holes: Vec<_> = (0..2499).map(|i| SliceRecord::hole(10 + i * 2, 1)).collect();
+    w.tamper(move |tx| tx.append_slices(ino, ChunkIndex(0), &holes).map(drop)).await;
+    w.write(ino, 2, b"last").await;
+    assert_eq!(w.list(ino, 0).await.len(), 1502, "the oldest thousand became one before the commit returned");
+    assert_eq!(w.read(ino).await, b"filast");
     upkeep.stop().await;
     w.assert_lawful().await;
 }
@@ -130,7 +144,7 @@ async fn what_others_left_behind_is_found_by_the_hourly_jobs() {
     // A client that removes and dies: nobody drains its queue.
     gone.unlink(&Cred::root(), Ino::ROOT, b"f", false).await.unwrap();
     w.write(ino, 0, &noise(2000, 3)).await;
-    crate::compact(&gone, &w.chunks, ino, cairn_types::ChunkIndex(0)).await.unwrap();
+    crate::compact(&gone, &w.chunks, ino, ChunkIndex(0)).await.unwrap();
     assert_eq!(w.objects().await.len(), 4);
     let upkeep = started(&w, Config::mount());
     w.pass(4 * 60 * MINUTE).await;

@@ -63,18 +63,13 @@ impl Inner {
                 place.insert(done.into_iter().collect());
             }
         }
-        let this = self.clone();
+        let turn = Turn { inner: self.clone(), chunk: (ino, index) };
         self.tasks.spawn(async move {
-            let permit = this.compactions.acquire(1).await;
+            let this = &turn.inner;
+            let _permit = this.compactions.acquire(1).await;
             if !this.tasks.is_stopping() {
                 let outcome = this.compact(ino, index).await;
                 this.note(outcome);
-            }
-            drop(permit);
-            let waiting = this.compacting.lock().remove(&(ino, index)).unwrap_or_default();
-            for done in waiting {
-                // The writer may have given up.
-                let _gone = done.send(());
             }
         });
     }
@@ -128,5 +123,21 @@ impl Inner {
         self.counters.slices.fetch_add(deleted.count, Ordering::Relaxed);
         self.counters.slice_bytes.fetch_add(deleted.bytes, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// A chunk's turn to be compacted. Whoever waits is told when it ends, however it ends.
+struct Turn {
+    inner: Arc<Inner>,
+    chunk: (Ino, ChunkIndex),
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let waiting = self.inner.compacting.lock().remove(&self.chunk).unwrap_or_default();
+        for done in waiting {
+            // The writer may have given up.
+            let _gone = done.send(());
+        }
     }
 }

@@ -157,8 +157,12 @@ fn writable_file(tx: &mut dyn Txn, ino: Ino, cred: &Cred, by_handle: bool) -> Re
 
 /// Times, length and privilege after a content change.
 fn finish(cx: &Context, tx: &mut dyn Txn, ino: Ino, old: &Attr, length: Option<u64>, cred: &Cred) -> Result<Attr> {
-    let mut change =
-        AttrChange { mtime: Some(content_time(cx, cx.now, old.mtime)), ctime: Some(cx.now), length, ..Default::default() };
+    let mut change = AttrChange {
+        mtime: Some(content_time(cx, cx.now, old.mtime)),
+        ctime: Some(cx.now),
+        length,
+        ..Default::default()
+    };
     if !cred.is_root() {
         drop_privilege(old, &mut change);
     }

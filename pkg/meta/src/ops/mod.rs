@@ -51,9 +51,5 @@ pub(crate) fn touch(cx: &Context, tx: &mut dyn Txn, dir: Ino, attr: &Attr, mut c
 /// The modification time of a content change made at `when`: it must differ from `old`, or readers
 /// elsewhere keep their caches, and grow, unless somebody had set it into the future.
 pub(crate) fn content_time(cx: &Context, when: Timestamp, old: Timestamp) -> Timestamp {
-    if when > old || old > cx.now {
-        when
-    } else {
-        Timestamp::from_nanos(old.as_nanos().saturating_add(1))
-    }
+    if when > old || old > cx.now { when } else { Timestamp::from_nanos(old.as_nanos().saturating_add(1)) }
 }

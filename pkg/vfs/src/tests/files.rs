@@ -206,11 +206,14 @@ async fn a_sequential_reader_finds_its_blocks_fetched() {
     w.write(fh, 0, &data).await;
     w.close(fh).await;
     let peer = w.peer().await;
+    let slow = Duration::from_millis(5);
+    w.store.set_faults(cairn_object::testing::Faults { delay_max: slow, ..Default::default() });
     let fh = peer.open(ino).await;
     for (i, piece) in data.chunks(16 * KIB).enumerate() {
         assert_eq!(peer.read(fh, (i * 16 * KIB) as u64, 16 * KIB).await, piece);
     }
     let blocks = (data.len() / BLOCK as usize) as u64;
+    peer.env.sleep(slow).await;
     assert_eq!(peer.store.gets(), blocks, "each block is fetched once");
     assert!(peer.chunk.stats().prefetched_blocks > blocks / 2, "{:?}", peer.chunk.stats());
 }

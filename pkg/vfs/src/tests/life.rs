@@ -181,3 +181,16 @@ async fn a_waiter_can_be_interrupted() {
     assert!(matches!(waited, Err(Error::Interrupted)), "{waited:?}");
     assert!(w.env.instant() - begun <= Duration::from_millis(20_100));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_beside_another_returns_only_when_its_data_is_committed() {
+    let w = World::new().await;
+    let (ino, fh) = w.create("a").await;
+    for i in 0..20u64 {
+        w.write(fh, i * 100_000, &pattern(i as usize, 1000)).await;
+        let (a, b, c) = tokio::join!(w.fsync(fh), w.flush(fh), w.fsync(fh));
+        a.and(b).and(c).expect("stored");
+        let length = w.vfs.meta().getattr(ino).await.expect("attributes").length;
+        assert_eq!(length, i * 100_000 + 1000);
+    }
+}

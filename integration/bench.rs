@@ -1,0 +1,1 @@
+//! Rows beside their floors.
