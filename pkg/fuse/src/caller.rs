@@ -5,11 +5,13 @@
 //! here: its pending signals stand in `/proc`.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_env::Env;
 use cairn_vfs::Cred;
 use fuser::Request;
+use moka::sync::Cache;
 
 use crate::Config;
 
@@ -64,25 +66,45 @@ pub(crate) async fn told_to_stop(env: Env, tid: u32) {
     }
 }
 
+/// Supplementary groups of callers. A process may drop groups, so they are believed for a second.
+pub(crate) struct Groups {
+    known: Cache<(u32, u32, u32), Arc<[u32]>>,
+}
+
+/// How long a caller's groups are believed.
+const GROUPS_TTL: Duration = Duration::from_secs(1);
+/// Callers remembered.
+const GROUPS_MAX: u64 = 10_000;
+
+impl Groups {
+    /// Nobody is known yet.
+    pub(crate) fn new() -> Groups {
+        Groups { known: Cache::builder().max_capacity(GROUPS_MAX).time_to_live(GROUPS_TTL).build() }
+    }
+
+    /// The groups of thread `tid`, which acts as `uid` and `gid`.
+    fn of(&self, tid: u32, uid: u32, gid: u32) -> Arc<[u32]> {
+        self.known.get_with((tid, uid, gid), || {
+            let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+            line.split_whitespace().filter_map(|g| g.parse().ok()).filter(|g| *g != gid).collect()
+        })
+    }
+}
+
 /// The caller of a request, squashed as configured.
-pub(crate) fn cred(config: &Config, req: &Request) -> Cred {
+pub(crate) fn cred(config: &Config, known: &Groups, req: &Request) -> Cred {
     let squash = config.all_squash.or(config.root_squash.filter(|_| req.uid() == 0));
     let (uid, gid) = squash.unwrap_or((req.uid(), req.gid()));
     let mut cred = Cred::user(uid, gid);
     cred.pid = req.pid();
     // The kernel has checked the caller, not the one it is squashed to.
     cred.check = !config.kernel_checks() || squash.is_some();
-    if cred.check && squash.is_none() && uid != 0 {
-        cred.gids.extend(groups(req.pid()).into_iter().filter(|g| *g != gid));
+    if squash.is_none() && uid != 0 {
+        // Also where the kernel checks: who may keep a setgid bit depends on them.
+        cred.gids.extend_from_slice(&known.of(req.pid(), uid, gid));
     }
     cred
-}
-
-/// Supplementary groups of a thread.
-fn groups(tid: u32) -> Vec<u32> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    line.split_whitespace().filter_map(|g| g.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -110,6 +132,16 @@ mod tests {
         let alarm = status(bit(libc::SIGALRM), 0, 0, 0);
         assert!(is_signalled(&alarm, Ends::Any));
         assert!(!is_signalled(&alarm, Ends::Stop));
+    }
+
+    #[test]
+    fn groups_are_those_of_the_process() {
+        let groups = Groups::new();
+        let own = groups.of(std::process::id(), 1, u32::MAX);
+        let status = fs::read_to_string("/proc/self/status").expect("procfs");
+        let line = status.lines().find(|l| l.starts_with("Groups:")).expect("a line of groups");
+        assert_eq!(own.len(), line.split_whitespace().count() - 1);
+        assert!(groups.of(u32::MAX, 1, 1).is_empty());
     }
 
     #[test]

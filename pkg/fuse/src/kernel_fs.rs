@@ -23,14 +23,15 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
+use crate::Config;
 use crate::answer::Answers;
+use crate::caller::{self, Groups};
 use crate::config::Extra;
 use crate::convert::{self, file_attr, kind_to_kernel};
 use crate::door::{Call, Door};
 use crate::ioctl;
 use crate::raw;
 use crate::xattr::{self, Served};
-use crate::{Config, caller};
 
 /// Bytes of WRITE requests that may wait for room in the write buffer outside of it. More stop the threads that
 /// take requests, until uploads make room.
@@ -48,6 +49,7 @@ pub(crate) struct KernelFs {
     extra: Extra,
     answers: Arc<Answers>,
     door: Door,
+    groups: Groups,
     parked: Budget,
     /// Entries that fit into a reply lately: of READDIR, of READDIRPLUS.
     fits: Arc<[AtomicUsize; 2]>,
@@ -60,6 +62,7 @@ impl KernelFs {
             extra,
             answers,
             door: Door::new(rt),
+            groups: Groups::new(),
             parked: Budget::new(PARKED_BYTES_MAX),
             fits: Arc::new([AtomicUsize::new(128), AtomicUsize::new(32)]),
         }
@@ -72,7 +75,7 @@ impl KernelFs {
     /// The vfs, who asks, and the request for the log.
     fn call(&self, req: &Request, name: &'static str, ino: INodeNo) -> (Arc<Vfs>, Cred, Call) {
         let call = Call { name, req: req.unique().0, ino: ino.0, tid: req.pid(), is_read: false };
-        (self.vfs.clone(), caller::cred(self.config(), req), call)
+        (self.vfs.clone(), caller::cred(self.config(), &self.groups, req), call)
     }
 
     fn make(

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_stamp_is_a_calendar_date() {
-        assert_eq!(stamp(Timestamp { secs: 1_610_698_5 * 100, nanos: 0 }), "2021.01.15 08:15:00.000000");
+        assert_eq!(stamp(Timestamp { secs: 1_610_698_500, nanos: 0 }), "2021.01.15 08:15:00.000000");
         assert_eq!(stamp(Timestamp { secs: 951_782_399, nanos: 3_330_000 }), "2000.02.28 23:59:59.003330");
         assert_eq!(stamp(Timestamp { secs: 951_782_400, nanos: 0 }), "2000.02.29 00:00:00.000000");
     }

@@ -155,9 +155,11 @@ impl State {
         }
     }
 
-    /// The time of a change of content made now: later than the last one.
+    /// The time of a change of content made now: later than the last one, unless somebody has set
+    /// that one into the future.
     fn next_mtime(&mut self, now: Timestamp) -> Timestamp {
-        self.mtime = now.max(self.mtime.plus(Duration::from_nanos(1)));
+        let next = now.max(self.mtime.plus(Duration::from_nanos(1)));
+        self.mtime = if self.mtime.since(now) > FUTURE_MTIME { now } else { next };
         self.set_mtime = None;
         self.mtime
     }
@@ -275,8 +277,9 @@ impl State {
         now: Instant,
         mtime: Timestamp,
     ) -> Option<u64> {
-        let open = self.open.get(&span.index)?.clone();
-        for seq in open.into_iter().rev() {
+        let count = self.open.get(&span.index)?.len();
+        for i in (0..count).rev() {
+            let seq = self.open.get(&span.index)?[i];
             let slot = self.slot_mut(seq)?;
             let off = span.pos.checked_sub(slot.pos);
             if let Some(off) = off
@@ -331,6 +334,9 @@ impl State {
         seq
     }
 }
+
+/// An mtime this far ahead of the clock was set by somebody, not by writes in quick succession.
+const FUTURE_MTIME: Duration = Duration::from_secs(1);
 
 fn slot_end(slot: &Slot) -> u64 {
     chunk_start(slot.index) + u64::from(slot.end())

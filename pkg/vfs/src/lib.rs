@@ -58,7 +58,7 @@ pub use locks::LockRange;
 pub use seek::Whence;
 pub use virtual_files::{VIRTUAL_CONFIG, VIRTUAL_CONTROL, VIRTUAL_LOG, VIRTUAL_STATS};
 
-/// The files of one mounted volume. Its calls are in `api.rs`.
+/// The files of one mounted volume. Its calls are in `api`.
 pub struct Vfs {
     core: Arc<commit::Core>,
     handles: handle::HandleTable,

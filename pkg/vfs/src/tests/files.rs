@@ -184,6 +184,13 @@ async fn each_change_of_content_moves_mtime_and_utimes_wins_over_earlier_writes(
     w.write(fh, 0, b"y").await;
     w.fsync(fh).await.expect("stored");
     assert!(mtime().await > wanted);
+    let future = Timestamp { secs: 4_000_000_000, nanos: 0 };
+    let set = SetAttr { mtime: Some(SetTime::At(future)), ..SetAttr::default() };
+    w.vfs.setattr(&w.root, ino, None, set, None).await.expect("utimes");
+    w.write(fh, 0, b"z").await;
+    assert!(mtime().await < future, "a write is made now");
+    w.fsync(fh).await.expect("stored");
+    assert!(mtime().await < future);
 }
 
 #[tokio::test(start_paused = true)]

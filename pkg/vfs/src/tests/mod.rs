@@ -68,7 +68,10 @@ impl World {
 
     /// Must run under a paused clock.
     pub(crate) async fn with(format: Format, config: Config, parts: Parts) -> World {
-        let env = Env::simulated(7);
+        World::within(Env::simulated(7), format, config, parts).await
+    }
+
+    pub(crate) async fn within(env: Env, format: Format, config: Config, parts: Parts) -> World {
         let engine = MemEngine::new(env.clone());
         let store = FaultyStore::new(&env, Arc::new(MemStore::new(&env)));
         cairn_meta::format_volume(&env, &*engine, &format).await.expect("formats");

@@ -132,3 +132,59 @@ async fn nothing_is_lost_behind_a_store_that_fails_often() {
     bytes.truncate(w.length(ino).await as usize);
     assert!(w.peer().await.content(ino).await == bytes);
 }
+
+/// Real threads and real time: each task keeps a region of one file and a file of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_threads_share_files_without_losing_a_byte() {
+    let quick = Config { flush_idle: Duration::from_millis(20), flush_age: Duration::from_millis(50), ..config() };
+    let w = Arc::new(World::within(Env::real(), format(), quick, Parts::none()).await);
+    w.store.set_faults(cairn_object::testing::Faults { delay_max: Duration::from_millis(1), ..Default::default() });
+    let (shared, _) = w.create("shared").await;
+    let tasks: Vec<_> = (0..8u64)
+        .map(|task| {
+            let w = w.clone();
+            w.env.clone().spawn(async move { keep_region(&w, shared, task).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no task panics");
+    }
+    w.vfs.flush_all().await.expect("stored");
+    assert_eq!(w.vfs.dirty(), (0, 0));
+    let peer = w.peer().await;
+    assert!(w.content(shared).await == peer.content(shared).await);
+    w.vfs.close().await.expect("closed");
+}
+
+const REGION: u64 = 300_000;
+
+async fn keep_region(w: &World, shared: Ino, task: u64) {
+    let fh = w.open(shared).await;
+    let (_, own) = w.create(&format!("own{task}")).await;
+    let base = task * REGION;
+    let mut bytes = vec![0; REGION as usize];
+    for step in 0..150 {
+        let offset = w.env.random_below(REGION - 5000);
+        let data = pattern(step, 1 + w.env.random_below(5000) as usize);
+        for (fh, at) in [(fh, base + offset), (own, offset)] {
+            match w.vfs.write_now(&w.root, fh, at, &data, false) {
+                Some(taken) => assert_eq!(taken.expect("taken") as usize, data.len()),
+                None => w.write(fh, at, &data).await,
+            }
+        }
+        bytes[offset as usize..][..data.len()].copy_from_slice(&data);
+        if step % 10 == 3 {
+            w.fsync(fh).await.expect("stored");
+        }
+        if step % 16 == 5 {
+            w.flush(own).await.expect("stored");
+        }
+        let from = w.env.random_below(REGION - 20_000) as usize;
+        let got = w.read(fh, base + from as u64, 20_000).await;
+        assert!(got[..] == bytes[from..from + got.len()], "task {task} step {step}: shared");
+        let got = w.read(own, from as u64, 20_000).await;
+        assert!(got[..] == bytes[from..from + got.len()], "task {task} step {step}: own");
+    }
+    w.close(fh).await;
+    w.close(own).await;
+}
