@@ -61,10 +61,13 @@ bench: ## each row beside its floor, measured in the same run
 	cargo build --release
 	cargo run --release --example bench
 
+fuzz: ## not there yet
+	@echo "fuzzing is not set up yet: decoders are covered by property tests ('make quick')"
+
 doc: ## the documentation of every crate
 	cargo doc --workspace --no-deps
 
 ci: ## what every submission must pass
 	.ci/run
 
-.PHONY: help demo test check audit build quick mount model sim posix crash bench doc ci
+.PHONY: help demo test check audit build quick mount model sim posix crash bench fuzz doc ci

@@ -45,7 +45,12 @@ pub async fn create(env: &Env, meta_url: &str, wanted: Format, options: Options)
     made
 }
 
-async fn make(env: &Env, engine: &dyn cairn_meta::txn::Engine, mut wanted: Format, options: Options) -> Result<Created> {
+async fn make(
+    env: &Env,
+    engine: &dyn cairn_meta::txn::Engine,
+    mut wanted: Format,
+    options: Options,
+) -> Result<Created> {
     let old = cairn_meta::load_format(env, engine).await?;
     if let Some(old) = old.as_ref() {
         if options.no_update {

@@ -6,9 +6,9 @@ use cairn_env::Env;
 use cairn_object::{Dials, Limits, Location, ObjectStore};
 use cairn_types::Format;
 
+use crate::Result;
 use crate::config::Storage;
 use crate::error::refused;
-use crate::Result;
 
 /// Bytes a second of one Mbit/s.
 const MBIT_BYTES: u64 = 1_000_000 / 8;

@@ -101,14 +101,30 @@ impl Volume {
         let exporter = metrics::exporter(&sources, &dials, &format, &config);
         let control = Commands { meta: meta.clone(), chunks: chunks.clone() };
         let parts = Parts {
-            stats: { let e = exporter.clone(); Arc::new(move || e.stats_text()) },
-            config: { let (m, c) = (meta.clone(), config.clone()); Arc::new(move || config_text(&m, &c)) },
+            stats: {
+                let e = exporter.clone();
+                Arc::new(move || e.stats_text())
+            },
+            config: {
+                let (m, c) = (meta.clone(), config.clone());
+                Arc::new(move || config_text(&m, &c))
+            },
             control: Some(Arc::new(control)),
         };
         let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config, &format));
         _ = sources.vfs.set(Arc::downgrade(&vfs));
-        let volume =
-            Volume { config, format, meta, store, cache, chunks, vfs, upkeep, exporter, tasks: TaskSet::new(env.clone()) };
+        let volume = Volume {
+            config,
+            format,
+            meta,
+            store,
+            cache,
+            chunks,
+            vfs,
+            upkeep,
+            exporter,
+            tasks: TaskSet::new(env.clone()),
+        };
         volume.follow_setting(dials);
         volume.follow_usage(sources.usage);
         Ok(volume)
@@ -128,11 +144,17 @@ impl Volume {
                 let format = state.borrow_and_update().format.clone();
                 let (up, down) = bandwidth(&format, &storage);
                 dials.bandwidth.set(up, down);
-                tracing::info!(upload_bytes_per_sec = up, download_bytes_per_sec = down, "the volume's setting changed");
+                tracing::info!(
+                    upload_bytes_per_sec = up,
+                    download_bytes_per_sec = down,
+                    "the volume's setting changed"
+                );
                 if (&format.storage, &format.bucket, &format.access_key, &format.secret_key)
                     != (&first.storage, &first.bucket, &first.access_key, &first.secret_key)
                 {
-                    tracing::warn!("bucket or keys of the volume changed: this client uses the old ones until it is mounted again");
+                    tracing::warn!(
+                        "bucket or keys of the volume changed: this client uses the old ones until it is mounted again"
+                    );
                 }
             }
         });

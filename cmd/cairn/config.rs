@@ -170,7 +170,8 @@ impl ConfigArgs {
             log.secret("access-key", &mut new.access_key, key.clone());
         }
         if let Some(key) = &self.secret_key {
-            let key = if key == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { key.clone() };
+            let key =
+                if key == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { key.clone() };
             log.secret("secret-key", &mut new.secret_key, key);
         }
         if let Some(token) = &self.session_token {
@@ -212,7 +213,9 @@ impl ConfigArgs {
 
     fn apply_versions(&self, new: &mut Format, log: &mut Changes) -> anyhow::Result<()> {
         if let Some(text) = &self.min_client_version {
-            let Some(wanted) = ClientVersion::parse(text) else { bail!("--min-client-version {text:?} is not a version") };
+            let Some(wanted) = ClientVersion::parse(text) else {
+                bail!("--min-client-version {text:?} is not a version")
+            };
             if ClientVersion::parse(&new.min_client_version).is_some_and(|have| wanted < have) {
                 bail!("--min-client-version may only go up from {}", new.min_client_version);
             }
@@ -244,7 +247,9 @@ impl ConfigArgs {
         }
         match self.user_group_quota {
             Some(true) if !new.user_group_quota => {
-                bail!("--user-group-quota is not supported yet: turning it on needs a scan that counts what each user has")
+                bail!(
+                    "--user-group-quota is not supported yet: turning it on needs a scan that counts what each user has"
+                )
             }
             Some(on) => log.set("user-group-quota", &mut new.user_group_quota, on),
             None => {}

@@ -106,9 +106,7 @@ impl Answer {
         let u64_at = |b: &[u8], i: usize| u64::from_be_bytes(b[i..i + 8].try_into().expect("8 bytes"));
         let (item, used) = match self.seen.first() {
             None => return Ok(None),
-            Some(0xFE) if self.seen.len() >= 17 => {
-                (Item::Progress(u64_at(&self.seen, 1), u64_at(&self.seen, 9)), 17)
-            }
+            Some(0xFE) if self.seen.len() >= 17 => (Item::Progress(u64_at(&self.seen, 1), u64_at(&self.seen, 9)), 17),
             Some(0xFF) if self.seen.len() >= 5 => {
                 let len = u32::from_be_bytes(self.seen[1..5].try_into().expect("4 bytes")) as usize;
                 match self.seen.get(5..5 + len) {

@@ -75,7 +75,13 @@ async fn check(admin: &Admin, options: &Options, bars: &Bars) -> anyhow::Result<
 fn shown(report: &Report, verify: bool) -> String {
     let mut out = String::new();
     for finding in &report.findings {
-        let kind = if finding.repaired { "mended" } else if finding.problem.is_drift() { "drift" } else { "damaged" };
+        let kind = if finding.repaired {
+            "mended"
+        } else if finding.problem.is_drift() {
+            "drift"
+        } else {
+            "damaged"
+        };
         out += &format!("{kind}: {finding}\n");
     }
     out += &format!(
@@ -89,5 +95,9 @@ fn shown(report: &Report, verify: bool) -> String {
         out += &format!(", {} slices read", report.verified.count);
     }
     let damaged = report.findings.iter().filter(|f| !f.repaired && !f.problem.is_drift()).count();
-    out + &if report.findings.is_empty() { ": clean\n".to_owned() } else { format!(": {damaged} damaged, {} found\n", report.findings.len()) }
+    out + &if report.findings.is_empty() {
+        ": clean\n".to_owned()
+    } else {
+        format!(": {damaged} damaged, {} found\n", report.findings.len())
+    }
 }

@@ -4,8 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 /// Options that mean nothing to us.
-const DROPPED: [&str; 9] =
-    ["_netdev", "nofail", "rw", "defaults", "remount", "background", "auto", "noauto", "users"];
+const DROPPED: [&str; 9] = ["_netdev", "nofail", "rw", "defaults", "remount", "background", "auto", "noauto", "users"];
 
 /// The arguments as if they had been typed.
 pub(crate) fn translate(args: Vec<OsString>) -> Vec<OsString> {
@@ -61,12 +60,10 @@ mod tests {
 
     #[test]
     fn options_of_mount_become_flags() {
-        let line = "/sbin/mount.cairn sqlite3:///v.db /mnt -o rw,_netdev,cache-size=1G,attrcacheto=2,allow_other,enable-xattr";
+        let line =
+            "/sbin/mount.cairn sqlite3:///v.db /mnt -o rw,_netdev,cache-size=1G,attrcacheto=2,allow_other,enable-xattr";
         let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let told = from_mount(&args)[1..].join(" ");
-        assert_eq!(
-            told,
-            "mount -d sqlite3:///v.db /mnt --cache-size=1G --attr-cache=2 --enable-xattr -o allow_other"
-        );
+        assert_eq!(told, "mount -d sqlite3:///v.db /mnt --cache-size=1G --attr-cache=2 --enable-xattr -o allow_other");
     }
 }

@@ -84,10 +84,36 @@ fn shown(path: &str, info: &Value) -> String {
         [one] => out += &format!("   path: {one}\n"),
         many => out += &format!("  paths:\n\t{}\n", many.join("\n\t")),
     }
-    out += &part("objects", &info["Objects"], &[("chunkIndex", "ChunkIndex"), ("objectName", "Key"), ("size", "Size"), ("offset", "Off"), ("length", "Len"), ("pos", "Pos")]);
-    out += &part("chunks", &info["Chunks"], &[("chunkIndex", "ChunkIndex"), ("sliceId", "Id"), ("size", "Size"), ("offset", "Off"), ("length", "Len"), ("pos", "Pos")]);
+    out += &part(
+        "objects",
+        &info["Objects"],
+        &[
+            ("chunkIndex", "ChunkIndex"),
+            ("objectName", "Key"),
+            ("size", "Size"),
+            ("offset", "Off"),
+            ("length", "Len"),
+            ("pos", "Pos"),
+        ],
+    );
+    out += &part(
+        "chunks",
+        &info["Chunks"],
+        &[
+            ("chunkIndex", "ChunkIndex"),
+            ("sliceId", "Id"),
+            ("size", "Size"),
+            ("offset", "Off"),
+            ("length", "Len"),
+            ("pos", "Pos"),
+        ],
+    );
     out += &part("flocks", &info["FLocks"], &[("Sid", "Sid"), ("Owner", "Owner"), ("Type", "Type")]);
-    out += &part("plocks", &info["PLocks"], &[("Sid", "Sid"), ("Owner", "Owner"), ("Type", "Type"), ("Pid", "Pid"), ("Start", "Start"), ("End", "End")]);
+    out += &part(
+        "plocks",
+        &info["PLocks"],
+        &[("Sid", "Sid"), ("Owner", "Owner"), ("Type", "Type"), ("Pid", "Pid"), ("Start", "Start"), ("End", "End")],
+    );
     out
 }
 

@@ -17,7 +17,8 @@ pub(crate) fn start(global: &Global, file: Option<&Path>) -> anyhow::Result<()> 
         None => Sink::Stderr,
         Some(path) => {
             if let Some(dir) = path.parent() {
-                std::fs::create_dir_all(dir).with_context(|| format!("make the folder of the log {}", path.display()))?;
+                std::fs::create_dir_all(dir)
+                    .with_context(|| format!("make the folder of the log {}", path.display()))?;
             }
             let open = OpenOptions::new().create(true).append(true).open(path);
             Sink::File(Arc::new(open.with_context(|| format!("open the log {}", path.display()))?))
@@ -46,7 +47,8 @@ fn filter(global: &Global) -> anyhow::Result<EnvFilter> {
         None => "info",
     };
     // Other people's crates speak up only when something is odd.
-    let ours = ["cairn", "cairn_meta", "cairn_chunk", "cairn_cache", "cairn_object", "cairn_vfs", "cairn_fuse", "cairn_jobs"];
+    let ours =
+        ["cairn", "cairn_meta", "cairn_chunk", "cairn_cache", "cairn_object", "cairn_vfs", "cairn_fuse", "cairn_jobs"];
     let text = ours.iter().fold("warn".to_owned(), |all, name| format!("{all},{name}={level}"));
     Ok(EnvFilter::new(text))
 }

@@ -97,7 +97,10 @@ mod tests {
     #[test]
     fn only_the_metrics_page_exists() {
         assert!(respond("GET /metrics HTTP/1.1", || "x 1\n".into()).ends_with("\r\n\r\nx 1\n"));
-        assert!(respond("HEAD /metrics?a HTTP/1.1", || "x 1\n".into()).ends_with("Content-Length: 4\r\nConnection: close\r\n\r\n"));
+        assert!(
+            respond("HEAD /metrics?a HTTP/1.1", || "x 1\n".into())
+                .ends_with("Content-Length: 4\r\nConnection: close\r\n\r\n")
+        );
         assert!(respond("GET / HTTP/1.1", String::new).starts_with("HTTP/1.1 404"));
         assert!(respond("POST /metrics HTTP/1.1", String::new).starts_with("HTTP/1.1 405"));
     }

@@ -33,7 +33,9 @@ pub(crate) fn check(path: &Path) -> anyhow::Result<(PathBuf, Option<Existing>)> 
         unmount(&place, true).with_context(|| format!("unmount what is left of an old mount at {shown}"))?;
     }
     match place.metadata() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => bail!("mount point {shown} does not exist: make the directory first"),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            bail!("mount point {shown} does not exist: make the directory first")
+        }
         Err(e) => return Err(e).with_context(|| format!("look at mount point {shown}")),
         Ok(m) if !m.is_dir() => bail!("mount point {shown} is not a directory"),
         Ok(_) => {}

@@ -94,12 +94,8 @@ fn overwrite(secrets: &[String]) -> std::io::Result<()> {
     }
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     // The second field may hold blanks and parentheses; counting starts behind it, at field 3.
-    let fields: Vec<u64> = stat
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_whitespace()
-        .map(|f| f.parse().unwrap_or(0))
-        .collect();
+    let fields: Vec<u64> =
+        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
     let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem")?;
     // arg_start, arg_end, env_start, env_end are fields 48 to 51.
     for (start, end) in [(45, 46), (47, 48)] {

@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    crate::show(&format!("cairn version {} (volumes of JuiceFS {})\n", cairn::VERSION, cairn_types::ClientVersion::IMPLEMENTED))?;
+    crate::show(&format!(
+        "cairn version {} (volumes of JuiceFS {})\n",
+        cairn::VERSION,
+        cairn_types::ClientVersion::IMPLEMENTED
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

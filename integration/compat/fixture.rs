@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::support::Volume;
@@ -33,6 +34,17 @@ pub(super) fn fixture(name: &str) -> Fixture {
 }
 
 impl Fixture {
+    /// Writes where the store is into the setting: `fsck` and `gc` take no `--bucket`.
+    pub(super) fn settle(&self) {
+        let db = Connection::open(self.volume.database()).expect("a database");
+        let stored = "select value from jfs_setting where name = 'format'";
+        let text: String = db.query_row(stored, [], |row| row.get(0)).expect("a setting");
+        let mut setting: Value = serde_json::from_str(&text).expect("a setting is JSON");
+        setting["Bucket"] = self.volume.bucket().expect("a fixture has one").into();
+        let text = serde_json::to_string_pretty(&setting).expect("it was JSON");
+        db.execute("update jfs_setting set value = ?1 where name = 'format'", [text]).expect("updated");
+    }
+
     /// Unpacks one of the fixture's archives, times included.
     pub(super) fn unpack(&self, archive: &str, to: &Path) {
         let packed = File::open(self.source.join(archive)).expect("the fixture has it");

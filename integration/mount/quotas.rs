@@ -59,8 +59,9 @@ fn a_directory_quota_counts_everything_below() {
     let file = File::create(m.path("team/deep/big")).unwrap();
     file.write_all_at(&vec![1; 900_000], 0).unwrap();
     file.sync_all().unwrap();
-    file.write_all_at(&vec![1; 900_000], 900_000).ok();
-    assert_eq!(errno(file.sync_all()), libc::EDQUOT);
+    // Whoever commits first is told: the write, or the fsync after it.
+    let told = file.write_all_at(&vec![1; 900_000], 900_000).and_then(|()| file.sync_all());
+    assert_eq!(errno(told), libc::EDQUOT);
     drop(file);
     let mut made = 0;
     let full = loop {

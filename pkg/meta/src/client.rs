@@ -265,6 +265,11 @@ impl Meta {
         if ino == self.config.root { Ino::ROOT } else { ino }
     }
 
+    /// Makes everything committed so far survive a power cut.
+    pub async fn sync(&self) -> Result<()> {
+        if self.config.read_only { Ok(()) } else { self.run_durable(Barrier, Durability::Power).await }
+    }
+
     // --- ids
 
     async fn next_id(&self, range: &IdRange, counter: Counter, count: u64) -> Result<u64> {
@@ -522,10 +527,12 @@ impl Meta {
     }
 
     async fn consider_compaction(&self, ino: Ino, index: ChunkIndex, count: u32) {
-        if count >= HARD_RECORDS {
+        // Without `jobs` (administrative commands) nobody compacts: the engine's own limit will tell.
+        let is_drained = self.upkeep_rx.lock().is_none();
+        if count >= HARD_RECORDS && is_drained {
             let (done, wait) = oneshot::channel();
             if self.upkeep_tx.try_send(Upkeep::Compact { ino, index, done: Some(done) }).is_ok() {
-                // An error means that nobody compacts here; the engine's own limit will tell.
+                // An error means that jobs are stopping.
                 wait.await.unwrap_or_default();
             }
         } else if count % 100 == 99 || count > 350 {
@@ -785,6 +792,17 @@ impl Meta {
     /// Closes the engine. The session must be closed before.
     pub async fn close(&self) {
         self.engine.close().await;
+    }
+}
+
+/// Changes nothing: once it is durable, so is all that was committed before.
+struct Barrier;
+
+impl Op for Barrier {
+    type Out = ();
+
+    fn apply(&self, _: &Context, _: &mut dyn Txn) -> Result<()> {
+        Ok(())
     }
 }
 

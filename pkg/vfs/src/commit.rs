@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 
 use cairn_chunk::ChunkStore;
 use cairn_env::{Budget, Env, TaskSet};
-use cairn_meta::txn::{Context as Cx, Counter, Op, Txn};
 use cairn_meta::{Durability, Error as MetaError, Meta, NewSlice};
 use cairn_types::{Attr, Ino, SliceId, Timestamp};
 use futures::future::{BoxFuture, join_all};
@@ -44,17 +43,6 @@ pub(crate) struct Core {
     /// Changes committed so far, and how many of them the engine's disk is known to hold.
     changes: AtomicU64,
     synced: AtomicU64,
-}
-
-/// A commit that changes nothing: once it is durable, so is all that was committed before.
-struct Barrier;
-
-impl Op for Barrier {
-    type Out = ();
-
-    fn apply(&self, _: &Cx, tx: &mut dyn Txn) -> cairn_meta::Result<()> {
-        tx.add_counter(Counter::UsedSpace, 0)
-    }
 }
 
 impl Core {
@@ -275,7 +263,7 @@ impl Core {
     pub(crate) async fn sync(&self) -> Result<()> {
         let now = self.changes.load(Ordering::Acquire);
         if self.synced.load(Ordering::Acquire) < now {
-            self.meta.run_durable(Barrier, Durability::Power).await?;
+            self.meta.sync().await?;
             self.synced_upto(now);
         }
         Ok(())

@@ -85,10 +85,10 @@ impl Commit {
             let records: Vec<SliceRecord> = self.slices.iter().filter(|s| s.index == index).map(|s| s.record).collect();
             counts.push((index, tx.append_slices(self.ino, index, &records)?));
         }
+        for (slice, refs) in self.references() {
+            tx.insert_slice(slice, refs)?;
+        }
         for s in &self.slices {
-            if let Some(slice) = s.record.slice() {
-                tx.insert_slice(slice, 1)?;
-            }
             let r = &s.record;
             let count = counts.iter().find(|c| c.0 == s.index).map_or(0, |c| c.1);
             log(
@@ -100,6 +100,15 @@ impl Commit {
             )?;
         }
         Ok(counts)
+    }
+}
+
+impl Commit {
+    /// Each slice once, with the number of records that name it.
+    fn references(&self) -> Vec<(SliceRef, u32)> {
+        let mut slices: Vec<SliceRef> = self.slices.iter().filter_map(|s| s.record.slice()).collect();
+        slices.sort_unstable();
+        slices.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u32)).collect()
     }
 }
 
