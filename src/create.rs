@@ -100,7 +100,8 @@ async fn refuse_foreign(store: &dyn ObjectStore, format: &Format, force: bool) -
         Err(_) => String::new(),
     };
     refused(format!(
-        "{} already has objects under {:?}{owner}: choose another name or bucket, or pass --force if nobody needs them",
+        "the bucket is not empty: {} has objects under {:?}{owner}; choose another name or bucket, or pass --force if \
+         nobody needs them",
         store.describe(),
         format!("{}/", format.name),
     ))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cairn_env::Env;
-use cairn_types::Timestamp;
+use cairn_types::{Date, Timestamp};
 use serde_json::json;
 
 /// The JSON that other clients show in `status`.
@@ -21,22 +21,8 @@ pub(crate) fn info(env: &Env, mountpoint: &Path) -> String {
 
 /// `2026-11-21T01:54:17.382943663Z`.
 pub fn rfc3339(t: Timestamp) -> String {
-    let (days, secs) = (t.secs.div_euclid(86_400), t.secs.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    let (h, m, s) = (secs / 3600, secs / 60 % 60, secs % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{:09}Z", t.nanos)
-}
-
-/// The calendar date of a day counted from 1970-01-01.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+    let Date { year, month, day, hour, minute, second } = Date::from(t);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", t.nanos)
 }
 
 #[cfg(test)]

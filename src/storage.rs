@@ -1,6 +1,8 @@
 //! From the volume's setting to an object store that works.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_env::Env;
 use cairn_object::{Dials, Limits, Location, ObjectStore};
@@ -9,6 +11,9 @@ use cairn_types::Format;
 use crate::Result;
 use crate::config::Storage;
 use crate::error::refused;
+
+/// How long the bucket may take to say whose it is.
+const OWNER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes a second of one Mbit/s.
 const MBIT_BYTES: u64 = 1_000_000 / 8;
@@ -31,6 +36,41 @@ pub fn location(format: &Format) -> Location {
 
 /// The volume's store with everything around it that `storage` asks for.
 pub(crate) fn open(env: &Env, format: &Format, storage: &Storage, dials: &Dials) -> Result<Arc<dyn ObjectStore>> {
+    let base = cairn_object::open(env, &placed(format, storage))?;
+    Ok(decorated(env, base, format, storage, dials))
+}
+
+/// Refuses a bucket that is missing or another volume's. A store that does not answer is waited
+/// for later, as in any outage.
+pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage) -> Result<()> {
+    let place = placed(format, storage);
+    let store = cairn_object::open(env, &place)?;
+    let folder = place.bucket.strip_prefix("file://").unwrap_or(&place.bucket);
+    if place.storage == "file" && place.shards <= 1 && !Path::new(folder).is_dir() {
+        return refused(format!("the volume's bucket {folder} is missing"));
+    }
+    match env.timeout(OWNER_PATIENCE, store.get("juicefs_uuid", None)).await {
+        Ok(Ok(uuid)) if uuid.trim_ascii() != format.uuid.as_bytes() => refused(format!(
+            "the bucket {} belongs to another volume: its UUID is {}, this volume's is {}",
+            store.describe(),
+            String::from_utf8_lossy(&uuid).trim(),
+            format.uuid
+        )),
+        Ok(Err(e)) if !e.is_not_found() => {
+            tracing::warn!(bucket = %store.describe(), error = %e, "the bucket does not say whose it is");
+            Ok(())
+        }
+        Err(_) => {
+            tracing::warn!(bucket = %store.describe(), "the bucket does not answer");
+            Ok(())
+        }
+        // Volumes formatted without looking at the bucket carry no mark.
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Where the objects are, as the volume's setting and then `storage` have it.
+fn placed(format: &Format, storage: &Storage) -> Location {
     let mut place = location(format);
     let given = |own: &mut String, other: &Option<String>| {
         if let Some(other) = other.as_ref().filter(|o| !o.is_empty()) {
@@ -40,7 +80,16 @@ pub(crate) fn open(env: &Env, format: &Format, storage: &Storage, dials: &Dials)
     given(&mut place.storage, &storage.storage);
     given(&mut place.bucket, &storage.bucket);
     given(&mut place.storage_class, &storage.storage_class);
-    let base = cairn_object::open(env, &place)?;
+    place
+}
+
+fn decorated(
+    env: &Env,
+    base: Arc<dyn ObjectStore>,
+    format: &Format,
+    storage: &Storage,
+    dials: &Dials,
+) -> Arc<dyn ObjectStore> {
     let (up, down) = bandwidth(format, storage);
     let limits = Limits {
         get_timeout: storage.get_timeout,
@@ -51,7 +100,7 @@ pub(crate) fn open(env: &Env, format: &Format, storage: &Storage, dials: &Dials)
         upload_bytes_per_sec: up,
         download_bytes_per_sec: down,
     };
-    Ok(cairn_object::stack_with(env, base, &limits, dials))
+    cairn_object::stack_with(env, base, &limits, dials)
 }
 
 /// Bytes a second up and down: ours if given, else the volume's.

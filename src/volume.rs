@@ -78,6 +78,7 @@ impl Volume {
     async fn over(env: &Env, engine: Arc<dyn Engine>, config: Config) -> Result<Volume> {
         let format = crate::admin::load(env, &*engine).await?;
         check_supported(&format)?;
+        storage::check_owner(env, &format, &config.storage).await?;
         let dials = Dials::default();
         let store = storage::open(env, &format, &config.storage, &dials)?;
         if config.storage.check {

@@ -9,6 +9,7 @@
 mod acl;
 mod attr;
 mod block;
+mod calendar;
 mod format;
 mod id;
 pub mod layout;
@@ -18,6 +19,7 @@ mod time;
 pub use acl::{AclEntry, AclRule, AclXattrError};
 pub use attr::{Attr, FileType, Flags};
 pub use block::{BlockKey, KeyLayout};
+pub use calendar::Date;
 pub use format::{ClientVersion, Compression, Format, Tier, VersionError, is_valid_volume_name};
 pub use id::{ChunkIndex, Ino, SessionId, SliceId};
 pub use layout::{CHUNK_BYTES, ChunkSpan, MAX_FILE_BYTES, block_spans, chunk_spans};

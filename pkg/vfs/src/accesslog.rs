@@ -1,14 +1,13 @@
 //! The access log: one line a call, for whoever reads `.accesslog`. Free while nobody does.
 
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use cairn_env::Env;
-use cairn_types::Timestamp;
+use cairn_types::{Date, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -132,24 +131,9 @@ impl LogReader {
 
 /// `YYYY.MM.DD HH:MM:SS.ffffff`, UTC.
 fn stamp(t: Timestamp) -> String {
-    let (days, secs) = (t.secs.div_euclid(86_400), t.secs.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    let mut out = String::with_capacity(26);
-    let (h, m, s, us) = (secs / 3600, secs / 60 % 60, secs % 60, t.nanos / 1000);
-    write!(out, "{year:04}.{month:02}.{day:02} {h:02}:{m:02}:{s:02}.{us:06}").expect("a String takes all");
-    out
-}
-
-/// The calendar date of a day counted from 1970-01-01.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+    let Date { year, month, day, hour, minute, second } = Date::from(t);
+    let us = t.nanos / 1000;
+    format!("{year:04}.{month:02}.{day:02} {hour:02}:{minute:02}:{second:02}.{us:06}")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Where removed inodes wait: one directory an hour, named after it (volume format 6.7).
 
-use cairn_types::{Attr, FileType, Flags, Ino, Timestamp};
+use cairn_types::{Attr, Date, FileType, Flags, Ino, Timestamp};
 
 use super::account;
 use crate::Result;
@@ -62,39 +62,17 @@ pub(crate) fn entry_name(parent: Ino, ino: Ino, name: &[u8]) -> Vec<u8> {
 
 /// `YYYY-MM-DD-HH`, UTC.
 pub fn hour_name(t: Timestamp) -> String {
-    let days = t.secs.div_euclid(86_400);
-    let (y, m, d) = civil(days);
-    format!("{y:04}-{m:02}-{d:02}-{:02}", t.secs.rem_euclid(86_400) / 3600)
+    let Date { year, month, day, hour, .. } = Date::from(t);
+    format!("{year:04}-{month:02}-{day:02}-{hour:02}")
 }
 
 /// The Unix second at which the hour of such a name starts; `None` for other names.
 pub fn parse_hour(name: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(name).ok()?;
-    let mut parts = text.split('-').map(|p| p.parse::<i64>().ok());
-    let (y, m, d, h) = (parts.next()??, parts.next()??, parts.next()??, parts.next()??);
-    let secs = days_from_civil(y, m, d) * 86_400 + h * 3600;
+    let mut parts = text.split('-').map(|p| p.parse::<i64>().ok().filter(|n| *n < 10_000));
+    let (year, month, day, hour) = (parts.next()??, parts.next()??, parts.next()??, parts.next()??);
+    let secs = Date { year, month, day, hour, minute: 0, second: 0 }.secs();
     (parts.next().is_none() && hour_name(Timestamp { secs, nanos: 0 }) == text).then_some(secs)
-}
-
-/// Days since 1970 to a date of the proleptic Gregorian calendar (Howard Hinnant's algorithm).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
-}
-
-/// The opposite of [`civil`].
-fn days_from_civil(y: i64, m: i64, d: i64) -> i64 {
-    let y = y - i64::from(m <= 2);
-    let era = y.div_euclid(400);
-    let yoe = y.rem_euclid(400);
-    let doy = (153 * (if m > 2 { m - 3 } else { m + 9 }) + 2) / 5 + d - 1;
-    era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468
 }
 
 #[cfg(test)]
