@@ -56,10 +56,9 @@ crash: ## kill -9 at random moments, whole
 	@integration/tools/setup test
 	CAIRN_WHOLE=1 cargo test --test integration -- crash:: --test-threads=1 --nocapture
 
-bench: ## each row beside its floor, measured in the same run
-	@integration/tools/setup test
-	cargo build --release
-	cargo run --release --example bench
+bench: ## each row beside its floor, measured in the same run: ROWS="write read names listing start memory"
+	@integration/tools/setup build
+	cargo bench --bench bench -- $(ROWS)
 
 fuzz: ## not there yet
 	@echo "fuzzing is not set up yet: decoders are covered by property tests ('make quick')"

@@ -31,7 +31,7 @@ fn survive_some_deaths(seed: u64, deaths: u64) {
     let mut chance = Chance::new(seed);
     let manifest = Manifest::default();
     for death in 0..deaths {
-        let mounted = volume.mount(&["--heartbeat", "1s"]);
+        let mut mounted = volume.mount(&["--heartbeat", "1s"]);
         manifest.verify(mounted.root());
         let enough = manifest.promised() + 1 + chance.below(60);
         std::thread::scope(|scope| {
@@ -209,11 +209,12 @@ fn gone(e: &std::io::Error) {
 fn a_database_killed_in_the_middle_opens_again() {
     let volume = Volume::new(&[]);
     for _ in 0..3 {
-        let mounted = volume.mount(&[]);
+        let mut mounted = volume.mount(&[]);
         for n in 0..50 {
             File::create(mounted.path(&format!("n{n}"))).expect("created");
         }
         mounted.kill();
+        drop(mounted);
         cairn(["status", volume.url()]).ok();
     }
     let mounted = volume.mount(&[]);

@@ -5,7 +5,6 @@
 //! root and `/dev/fuse` says so by failing with a sentence.
 
 mod arrows;
-mod bench;
 mod compat;
 mod crash;
 mod faults;

@@ -1,6 +1,6 @@
 //! Generated calls against an obvious model: what the stack answers is what POSIX says.
 //!
-//! The short form takes seconds; `CAIRN_SECS=600 SEED=1 cargo test --test integration model::` runs
+//! The short form takes seconds; `CAIRN_SECS=600 CAIRN_SEED=1 cargo test --test integration model::` runs
 //! as long as asked, from the seed given.
 
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn answers_like_the_model(engine: EngineKind, short: Duration) {
 #[expect(clippy::disallowed_methods, reason = "how long a test runs is a matter of real time")]
 pub(crate) fn for_seeds(short: Duration, mut work: impl FnMut(u64)) {
     let budget = env_number("CAIRN_SECS").map_or(short, Duration::from_secs);
-    let first = env_number("SEED").unwrap_or(1);
+    let first = env_number("CAIRN_SEED").unwrap_or(1);
     let start = Instant::now();
     for seed in first.. {
         work(seed);

@@ -28,7 +28,7 @@ fn is_noticed(mounted: &Mounted, volume: &Volume, block: &std::path::Path) {
     let mut first = vec![0; 1000];
     file.read_exact_at(&mut first, 0).unwrap();
     assert!(first == bytes(1, 1000));
-    assert_eq!(errno(file.read_exact_at(&mut first, 5_000_000)), libc::EIO);
+    assert_eq!(errno(file.read_exact_at(&mut first, 5_900_000)), libc::EIO);
     let name = block.file_name().unwrap().to_string_lossy().into_owned();
     assert!(mounted.said().contains(&name), "the key {name} is not in the log:\n{}", mounted.said());
     let fsck = cairn(["fsck", volume.url(), "--verify"]);

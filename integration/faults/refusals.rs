@@ -82,7 +82,7 @@ fn somebody_elses_database_is_refused_and_left_alone() {
     let db = Connection::open(volume.database()).unwrap();
     db.execute_batch("create table recipes (name text); insert into recipes values ('soup')").unwrap();
     drop(db);
-    says(&volume.mount_refused(&[]), &["not a", "no volume", "not formatted", "not one of ours", "foreign"]);
+    says(&volume.mount_refused(&[]), &["not a", "no volume", "not formatted", "not one of ours", "foreign", "another database"]);
     let db = Connection::open(volume.database()).unwrap();
     let soups: i64 = db.query_row("select count(*) from recipes", [], |r| r.get(0)).unwrap();
     assert_eq!(soups, 1);
@@ -151,7 +151,7 @@ fn a_bucket_with_something_in_it_is_not_formatted() {
     let volume = Volume::unformatted();
     fs::create_dir_all(volume.store().join("test-volume/chunks/0/0")).unwrap();
     fs::write(volume.store().join("test-volume/chunks/0/0/1_0_5"), "bytes").unwrap();
-    says(&volume.format(&[]).refused(), &["not empty"]);
+    says(&volume.format(&[]).refused(), &["not empty", "already has objects"]);
     let db_has_setting = Connection::open(volume.database())
         .and_then(|db| db.query_row("select count(*) from jfs_setting", [], |r| r.get::<_, i64>(0)));
     assert!(db_has_setting.unwrap_or(0) == 0, "a refused format leaves no volume behind");

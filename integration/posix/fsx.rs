@@ -25,7 +25,7 @@ fn run(weights: &[&str], flen: Option<(u64, u64)>, short: u64, long: u64, flags:
     let artifacts = volume.path("artifacts");
     fs::create_dir(&artifacts).unwrap();
     let operations = if whole() { long } else { short };
-    let first = env_number("SEED").unwrap_or(1);
+    let first = env_number("CAIRN_SEED").unwrap_or(1);
     for seed in first..first + if whole() { 3 } else { 1 } {
         one(&path, &artifacts, &mounted.path(&format!("fsx-{seed}")), seed, operations);
     }

@@ -52,7 +52,7 @@ pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     out
 }
 
-/// The seconds a long form may take and its first seed, from `CAIRN_SECS` and `SEED`.
+/// The seconds a long form may take and its first seed, from `CAIRN_SECS` and `CAIRN_SEED`.
 pub(crate) fn env_number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))

@@ -107,15 +107,11 @@ impl Mounted {
         assert!(!is_mounted(&self.root), "still mounted after umount");
     }
 
-    /// `kill -9`, and the dead mount out of the way.
-    pub(crate) fn kill(mut self) {
-        self.kill_daemon();
-    }
-
-    fn kill_daemon(&mut self) {
+    /// `kill -9`. The dead mount stays, so that nobody writes into the folder below it, until this
+    /// is dropped.
+    pub(crate) fn kill(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
-        detach(&self.root);
     }
 }
 
@@ -131,7 +127,8 @@ impl Drop for Mounted {
                 return;
             }
         }
-        self.kill_daemon();
+        self.kill();
+        detach(&self.root);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A volume in a temporary folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -100,7 +100,7 @@ impl Volume {
                 let path = entry.path();
                 if path.is_dir() {
                     todo.push(path);
-                } else if path.to_string_lossy().contains("/chunks/") {
+                } else if is_block(&path) {
                     all.push(path);
                 }
             }
@@ -114,4 +114,11 @@ impl Volume {
     pub(crate) fn fsck_is_clean(&self) {
         cairn(["fsck", &self.url, "--verify"]).ok();
     }
+}
+
+/// `<slice>_<block>_<bytes>` below `chunks`; not what a killed daemon was still writing.
+fn is_block(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let fields: Vec<&str> = name.split('_').collect();
+    fields.len() == 3 && fields.iter().all(|f| f.parse::<u64>().is_ok()) && path.to_string_lossy().contains("/chunks/")
 }

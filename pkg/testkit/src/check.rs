@@ -35,7 +35,7 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}: {}", self.seed, self.complaint)?;
-        writeln!(f, "run again with SEED={}; the steps that matter:", self.seed)?;
+        writeln!(f, "run again with CAIRN_SEED={}; the steps that matter:", self.seed)?;
         self.steps.iter().enumerate().try_for_each(|(n, step)| writeln!(f, "  {n:3} {step:?}"))
     }
 }

@@ -73,7 +73,10 @@ impl Content {
     }
 
     fn wipe(&mut self, start: u64, end: u64) {
-        let touched: Vec<u64> = self.pages.range(start / PAGE_BYTES..end.div_ceil(PAGE_BYTES).max(start / PAGE_BYTES)).map(|p| *p.0).collect();
+        if start >= end {
+            return;
+        }
+        let touched: Vec<u64> = self.pages.range(start / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).map(|p| *p.0).collect();
         for number in touched {
             let first = number * PAGE_BYTES;
             let from = start.saturating_sub(first).min(PAGE_BYTES) as usize;

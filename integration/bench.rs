@@ -1,1 +1,0 @@
-//! Rows beside their floors.
