@@ -102,7 +102,8 @@ impl Manifest {
     fn verify_others(&self, root: &Path) {
         for entry in fs::read_dir(root).expect("the root can be listed") {
             let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
-            let Some((seed, len)) = name.split_once('-').and_then(|(_, rest)| parse(rest.trim_end_matches(".t"))) else {
+            let Some((seed, len)) = name.split_once('-').and_then(|(_, rest)| parse(rest.trim_end_matches(".t")))
+            else {
                 continue;
             };
             let found = fs::read(root.join(&name)).unwrap_or_else(|e| panic!("{name} is there, but: {e}"));

@@ -26,7 +26,8 @@ fn whole() -> bool {
 fn tool(name: &str) -> PathBuf {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let postgres = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|v| v.path().join("bin"));
+    let postgres =
+        std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|v| v.path().join("bin"));
     let mut places = std::iter::once(ours).chain(std::env::split_paths(&path)).chain(postgres);
     places
         .find_map(|dir| Some(dir.join(name)).filter(|p| p.is_file()))

@@ -9,6 +9,8 @@ use rusqlite::{Connection, params};
 
 /// First inode used; that of a young volume.
 const FIRST_INO: u64 = 1000;
+/// First directory that files are put in.
+const FIRST_DIR: u64 = 2;
 /// Where removed files go: a directory below the trash.
 const TRASH_HOUR: u64 = 0x7FFF_FFFF_1000_0001;
 /// Any time, in microseconds and the nanoseconds that remain.
@@ -27,7 +29,7 @@ impl RawVolume {
     pub(crate) fn open(database: &Path, dirs: u64) -> anyhow::Result<RawVolume> {
         let conn = Connection::open(database)?;
         conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536")?;
-        for dir in (2..2 + dirs).chain([TRASH_HOUR]) {
+        for dir in (FIRST_DIR..FIRST_DIR + dirs).chain([TRASH_HOUR]) {
             conn.execute("INSERT INTO jfs_dir_stats VALUES (?1, 0, 0, 0)", [dir as i64])?;
         }
         Ok(RawVolume { conn, dirs, next_ino: FIRST_INO, removed_to: FIRST_INO })
@@ -41,7 +43,7 @@ impl RawVolume {
             let now = left.min(batch);
             self.begin()?;
             for _ in 0..now {
-                self.insert(self.next_ino, 2 + self.next_ino % batch.min(self.dirs))?;
+                self.insert(self.next_ino, FIRST_DIR + self.next_ino % batch.min(self.dirs))?;
                 self.next_ino += 1;
             }
             for (name, add) in [("usedSpace", 4096), ("totalInodes", 1)] {
@@ -60,9 +62,12 @@ impl RawVolume {
     /// Moves the files that the last [`RawVolume::create`] made to the trash, each in a transaction of its own.
     pub(crate) fn remove(&mut self, files: u64) -> anyhow::Result<()> {
         for _ in 0..files {
-            let (ino, dir) = (self.removed_to, 2);
+            let (ino, dir) = (self.removed_to, FIRST_DIR);
             self.begin()?;
-            self.run("DELETE FROM jfs_edge WHERE parent = ?1 AND name = ?2", params![dir, name(ino).as_bytes()])?;
+            self.run(
+                "DELETE FROM jfs_edge WHERE parent = ?1 AND name = ?2",
+                params![dir as i64, name(ino).as_bytes()],
+            )?;
             self.edge(TRASH_HOUR, &format!("{dir}-{ino}-{}", name(ino)), ino)?;
             self.run(
                 "UPDATE jfs_node SET ctime = ?2, ctimensec = ?3, parent = ?4 WHERE inode = ?1",

@@ -109,7 +109,8 @@ fn xattrs(place: &Path) -> io::Result<BTreeMap<String, String>> {
     names
         .map(|name| {
             let value = xattr(place, OsStr::from_bytes(name))?;
-            let value = if value.len() > 256 { format!("sha256:{}:{}", sha256(&value), value.len()) } else { hex(&value) };
+            let value =
+                if value.len() > 256 { format!("sha256:{}:{}", sha256(&value), value.len()) } else { hex(&value) };
             Ok((String::from_utf8_lossy(name).into_owned(), value))
         })
         .collect()

@@ -1,13 +1,13 @@
 //! Blocks that are damaged in the store: EIO with the key in the log, never other bytes.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::support::{Mounted, Volume, bytes, cairn, errno};
 
 const LEN: usize = 6_000_000;
 
-/// A volume with one file of two blocks; what `harm` does to the second block happens unmounted.
+/// A volume with one file of two blocks; what `harm` does to the last block happens unmounted.
 fn damaged(compress: &str, harm: impl FnOnce(&PathBuf)) -> (Mounted, Volume, PathBuf) {
     let volume = Volume::new(&["--compress", compress]);
     let mounted = volume.mount(&[]);
@@ -15,14 +15,21 @@ fn damaged(compress: &str, harm: impl FnOnce(&PathBuf)) -> (Mounted, Volume, Pat
     let content: Vec<u8> = bytes(1, 1000).into_iter().cycle().take(LEN).collect();
     fs::write(mounted.path("f"), &content).unwrap();
     mounted.unmount();
-    let second = volume.blocks().into_iter().find(|b| b.to_string_lossy().contains("_1_")).expect("two blocks");
-    harm(&second);
-    (volume.mount(&["--cache-size", "0", "--io-retries", "1"]), volume, second)
+    let last = volume.blocks().into_iter().max_by_key(|b| place(b)).expect("there are blocks");
+    harm(&last);
+    (volume.mount(&["--cache-size", "0", "--io-retries", "1"]), volume, last)
+}
+
+/// Slice and index of a block: a file that is written once shows them in this order.
+fn place(block: &Path) -> (u64, u64) {
+    let name = block.file_name().unwrap().to_string_lossy().into_owned();
+    let mut fields = name.split('_').map(|f| f.parse().unwrap());
+    (fields.next().unwrap(), fields.next().unwrap())
 }
 
 /// The undamaged block can be read, the other gives EIO and is named in the log and by fsck.
 #[track_caller]
-fn is_noticed(mounted: &Mounted, volume: &Volume, block: &std::path::Path) {
+fn is_noticed(mounted: &Mounted, volume: &Volume, block: &Path) {
     use std::os::unix::fs::FileExt;
     let file = fs::File::open(mounted.path("f")).unwrap();
     let mut first = vec![0; 1000];

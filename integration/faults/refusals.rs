@@ -55,7 +55,10 @@ fn bad_volume_names_are_refused() {
 #[test]
 fn a_database_that_is_not_there_is_not_made_by_mount() {
     let volume = Volume::unformatted();
-    says(&volume.mount_refused(&[]), &["no such", "does not exist", "not found", "not formatted", "no database", "no volume"]);
+    says(
+        &volume.mount_refused(&[]),
+        &["no such", "does not exist", "not found", "not formatted", "no database", "no volume"],
+    );
     assert!(!volume.database().exists());
 }
 
@@ -82,7 +85,10 @@ fn somebody_elses_database_is_refused_and_left_alone() {
     let db = Connection::open(volume.database()).unwrap();
     db.execute_batch("create table recipes (name text); insert into recipes values ('soup')").unwrap();
     drop(db);
-    says(&volume.mount_refused(&[]), &["not a", "no volume", "not formatted", "not one of ours", "foreign", "another database"]);
+    says(
+        &volume.mount_refused(&[]),
+        &["not a", "no volume", "not formatted", "not one of ours", "foreign", "another database"],
+    );
     let db = Connection::open(volume.database()).unwrap();
     let soups: i64 = db.query_row("select count(*) from recipes", [], |r| r.get(0)).unwrap();
     assert_eq!(soups, 1);
@@ -208,7 +214,10 @@ fn database_cache_or_bucket_on_the_mount_itself_is_refused() {
 
     let volume = Volume::new(&[]);
     let cache = volume.path("mnt/cache");
-    says(&volume.mount_refused(&["--cache-dir", cache.to_str().unwrap()]), &["mount point", "on the mount", "inside", "below", "itself"]);
+    says(
+        &volume.mount_refused(&["--cache-dir", cache.to_str().unwrap()]),
+        &["mount point", "on the mount", "inside", "below", "itself"],
+    );
 
     let volume = Volume::unformatted();
     let url = format!("sqlite3://{}/meta.db", volume.path("mnt").display());

@@ -42,7 +42,8 @@ fn a_second_sigterm_does_not_wait_for_a_store_that_is_away() {
     crate::support::eventually("the first signal is taken", PATIENCE, || {
         let pid = mounted.pid().as_raw_nonzero();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let pending = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim() == "0000000000000000");
+        let pending =
+            |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim() == "0000000000000000");
         (pending("ShdPnd:") == Some(true)).then_some(())
     });
     mounted.signal(Signal::TERM);

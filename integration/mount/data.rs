@@ -238,7 +238,8 @@ fn two_mounts_see_each_other_after_close_and_open() {
     let second = fs.volume.path("second");
     std::fs::create_dir(&second).unwrap();
     let cache = fs.volume.path("cache2");
-    let flags = ["--cache-dir", cache.to_str().unwrap(), "--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0"];
+    let flags =
+        ["--cache-dir", cache.to_str().unwrap(), "--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0"];
     let other = crate::support::Mounted::start(&fs.volume, &second, &flags).unwrap();
     fs.write("f", b"first");
     assert_eq!(std::fs::read(other.path("f")).unwrap(), b"first");

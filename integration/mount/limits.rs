@@ -16,7 +16,7 @@ fn names_have_255_bytes_and_no_more() {
     let m = Fs::new();
     let longest = "n".repeat(255);
     m.write(&longest, b"x");
-    assert_eq!(m.names(""), [longest.clone()]);
+    assert_eq!(m.names(""), [longest.as_str()]);
     let longer = "n".repeat(256);
     assert_eq!(errno(fs::write(m.path(&longer), b"")), libc::ENAMETOOLONG);
     assert_eq!(errno(fs::create_dir(m.path(&longer))), libc::ENAMETOOLONG);

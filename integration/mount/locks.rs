@@ -59,7 +59,8 @@ fn until_blocked(pid: libc::pid_t) {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let state = stat.rsplit(") ").next()?.chars().next()?;
         let wchan = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-        (matches!(state, 'S' | 'D') && (wchan == "0" || wchan.contains("fuse") || wchan.contains("request"))).then_some(())
+        (matches!(state, 'S' | 'D') && (wchan == "0" || wchan.contains("fuse") || wchan.contains("request")))
+            .then_some(())
     });
 }
 
@@ -168,7 +169,8 @@ fn locks_of_a_dead_process_are_released() {
     let (read_end, write_end) = rustix::pipe::pipe().unwrap();
     let child = fork(|| {
         let file = open(&path);
-        let locked = fcntl(&file, libc::F_SETLK, &mut range(libc::F_WRLCK, 0, 0)).is_ok() && flock(&file, libc::LOCK_EX).is_ok();
+        let locked =
+            fcntl(&file, libc::F_SETLK, &mut range(libc::F_WRLCK, 0, 0)).is_ok() && flock(&file, libc::LOCK_EX).is_ok();
         rustix::io::write(&write_end, &[u8::from(locked)]).ok();
         loop {
             // SAFETY: waits for the signal that ends this process.
@@ -212,7 +214,11 @@ fn two_mounts_see_each_others_locks() {
     flock(&here, libc::LOCK_EX).unwrap();
     fcntl(&here, libc::F_SETLK, &mut range(libc::F_WRLCK, 0, 5)).unwrap();
     assert_eq!(errno(flock(&there, libc::LOCK_EX | libc::LOCK_NB)), libc::EWOULDBLOCK);
-    assert!([libc::EAGAIN, libc::EACCES].contains(&errno(fcntl(&there, libc::F_SETLK, &mut range(libc::F_WRLCK, 4, 1)))));
+    assert!([libc::EAGAIN, libc::EACCES].contains(&errno(fcntl(
+        &there,
+        libc::F_SETLK,
+        &mut range(libc::F_WRLCK, 4, 1)
+    ))));
     drop(here);
     eventually("the other mount's lock", PATIENCE, || flock(&there, libc::LOCK_EX | libc::LOCK_NB).ok());
 }

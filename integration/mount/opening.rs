@@ -10,7 +10,7 @@ use crate::support::{as_user, errno, nobody};
 #[test]
 fn a_new_file_has_the_mode_asked_for_minus_umask() {
     let fs = Fs::new();
-    let file = OpenOptions::new().write(true).create(true).mode(0o666).open(fs.path("f")).unwrap();
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o666).open(fs.path("f")).unwrap();
     assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o666 & !current_umask());
     assert_eq!(file.metadata().unwrap().nlink(), 1);
 }
@@ -62,7 +62,7 @@ fn o_append_writes_at_the_end_whoever_wrote_before() {
 #[test]
 fn o_sync_writes_are_in_the_store_when_they_return() {
     let fs = Fs::new();
-    let how = OpenOptions::new().write(true).create(true).custom_flags(libc::O_SYNC).clone();
+    let how = OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_SYNC).clone();
     let mut file = how.open(fs.path("f")).unwrap();
     file.write_all(&[7; 5000]).unwrap();
     assert_eq!(fs.volume.blocks().len(), 1, "the block is there while the file is still open");

@@ -24,8 +24,11 @@ pub(super) fn set(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
 fn list(path: &Path) -> Vec<String> {
     let mut buffer = vec![0u8; 65_536];
     let n = llistxattr(path, &mut buffer[..]).unwrap();
-    let mut names: Vec<String> =
-        buffer[..n].split(|b| *b == 0).filter(|n| !n.is_empty()).map(|n| String::from_utf8(n.to_vec()).unwrap()).collect();
+    let mut names: Vec<String> = buffer[..n]
+        .split(|b| *b == 0)
+        .filter(|n| !n.is_empty())
+        .map(|n| String::from_utf8(n.to_vec()).unwrap())
+        .collect();
     names.sort();
     names
 }

@@ -38,7 +38,12 @@ fn every_engine_buffered_and_direct() {
                 continue;
             }
             let (engine, direct) = (format!("--ioengine={engine}"), format!("--direct={direct}"));
-            verified(&mounted.path(""), "engine", 4, &[&engine, &direct, "--iodepth=8", "--rw=randwrite", "--bs=4k", "--end_fsync=1"]);
+            verified(
+                &mounted.path(""),
+                "engine",
+                4,
+                &[&engine, &direct, "--iodepth=8", "--rw=randwrite", "--bs=4k", "--end_fsync=1"],
+            );
         }
     }
     mounted.unmount();

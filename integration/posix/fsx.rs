@@ -39,7 +39,11 @@ fn one(config: &Path, artifacts: &Path, file: &Path, seed: u64, operations: u64)
     let ran = finish(command.arg("-P").arg(artifacts).arg(file));
     let said = format!("{}\n{}", ran.out, ran.err);
     let last: Vec<&str> = said.lines().rev().take(60).collect();
-    assert!(said.contains("All operations completed A-OK!"), "seed {seed}, {operations} operations:\n{}", last.join("\n"));
+    assert!(
+        said.contains("All operations completed A-OK!"),
+        "seed {seed}, {operations} operations:\n{}",
+        last.join("\n")
+    );
 }
 
 #[test]

@@ -45,7 +45,8 @@ fn pjdfstest_passes() {
 
 /// The number before (or after) a word in the summary line.
 fn count(said: &str, word: &str) -> usize {
-    let summary = said.lines().rev().find(|l| l.starts_with("Summary")).unwrap_or_else(|| panic!("no summary:\n{said}"));
+    let summary =
+        said.lines().rev().find(|l| l.starts_with("Summary")).unwrap_or_else(|| panic!("no summary:\n{said}"));
     let words: Vec<&str> = summary.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).collect();
     let at = words.iter().position(|w| w.eq_ignore_ascii_case(word));
     let near = at.map(|at| [at.checked_sub(1).and_then(|i| words.get(i)), words.get(at + 1)]);

@@ -12,11 +12,12 @@ const ALL: &str = "access chdir chmod chown copy-file dentry dir dirdeep dirmany
     lockf lockofd mknod open rename seek sendfile symlink sync-file touch utime verity xattr aiol revio splice mmap \
     msync readahead";
 
-/// The short form: one of each family, half a minute in all.
-const SHORT: &str = "chmod copy-file dentry dirmany fallocate flock fpunch hdd iomix link lockf mknod rename symlink utime mmap";
+/// The short form: one of each family, a minute in all.
+const SHORT: &str =
+    "chmod copy-file dentry dirmany fallocate flock fpunch hdd iomix link lockf mknod rename symlink utime msync";
 
 /// Slow ones need longer than 2 s to do anything.
-const SLOW: [&str; 5] = ["xattr", "mmap", "link", "symlink", "chdir"];
+const SLOW: [&str; 6] = ["xattr", "mmap", "link", "symlink", "chdir", "fpunch"];
 
 #[test]
 fn stressors_pass_and_do_something() {
@@ -40,8 +41,8 @@ fn stressors_pass_and_do_something() {
 fn stress(work: &Path, name: &str) -> Result<(), String> {
     let seconds = match (whole(), SLOW.contains(&name)) {
         (true, true) => "20s",
-        (true, false) => "2s",
-        (false, _) => "1s",
+        (false, true) => "5s",
+        (_, false) => "2s",
     };
     let mut command = Command::new("timeout");
     command.arg("120").arg(tool("stress-ng")).arg("--temp-path").arg(work).args([&format!("--{name}"), "2"]);

@@ -55,10 +55,9 @@ pub(crate) fn run<S: AsRef<OsStr>>(dir: &Path, program: &str, args: impl IntoIte
 #[track_caller]
 pub(crate) fn finish(command: &mut Command) -> Ran {
     use std::os::unix::process::ExitStatusExt;
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|e| panic!("cannot run {:?}: {e}. `make test` installs what the tests need", command.get_program()));
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| {
+        panic!("cannot run {:?}: {e}. `make test` installs what the tests need", command.get_program())
+    });
     let code = output.status.code().or(output.status.signal().map(|s| -s)).unwrap_or(-1);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ran { code, out: text(output.stdout), err: text(output.stderr) }

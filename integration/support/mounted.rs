@@ -170,8 +170,10 @@ impl MountTable {
                 // The mount exists before the daemon answers; the first stat waits for it.
                 return Some(std::fs::metadata(root).is_ok());
             }
-            let mut fds =
-                [PollFd::new(&self.0, PollFlags::PRI | PollFlags::ERR), PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+            let mut fds = [
+                PollFd::new(&self.0, PollFlags::PRI | PollFlags::ERR),
+                PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
+            ];
             let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
             let woken = poll(&mut fds, Some(&limit)).unwrap_or(0);
             let ended = fds[1].revents().contains(PollFlags::IN);

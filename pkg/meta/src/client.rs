@@ -1,5 +1,7 @@
 //! One client's view of a volume: the calls that vfs, jobs and commands make.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +23,7 @@ use crate::ops::link::Link;
 use crate::ops::lock::{Flock, GetPlock, SetPlock};
 use crate::ops::remove::{Fate, ReleaseSustained, Removed, Rmdir, Unlink};
 use crate::ops::rename::{Rename, RenameMode, Renamed};
-use crate::ops::session::{EndSession, Heartbeat, Sessions, StartSession, SustainedOf, TakeIds};
+use crate::ops::session::{EndSession, Heartbeat, Reborn, Sessions, StartSession, SustainedOf, TakeIds};
 use crate::ops::setattr::{Access, Set, SetAttr, atime_is_due};
 use crate::ops::tree::{
     CheckAccess, CheckOpen, Chunks, Counters, GetAttr, GetSetting, GetXattr, ListXattr, Lookup, OpenHow, Parents,
@@ -124,6 +126,16 @@ pub struct Meta {
     upkeep_tx: mpsc::Sender<Upkeep>,
     upkeep_rx: Mutex<Option<mpsc::Receiver<Upkeep>>>,
     lock_released: Arc<Notify>,
+    holders: Mutex<HashMap<(Ino, u64), Holding>>,
+}
+
+/// What an owner holds of locks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holding {
+    /// It asked for some.
+    Maybe,
+    /// They went with our session.
+    Lost,
 }
 
 impl std::fmt::Debug for Meta {
@@ -162,6 +174,7 @@ impl Meta {
             upkeep_tx,
             upkeep_rx: Mutex::new(Some(upkeep_rx)),
             lock_released: Arc::default(),
+            holders: Mutex::default(),
         }))
     }
 
@@ -306,18 +319,20 @@ impl Meta {
 
     /// An inode's attributes.
     pub async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        self.check_alive(ino)?;
         let attr = self.view(GetAttr(self.real(ino))).await?;
-        self.opens.seen_version(ino, attr.mtime, attr.length);
+        self.opens.seen_version(ino, &attr);
         Ok(attr)
     }
 
     /// Creates an inode; fails if the name exists.
     pub async fn mknod(&self, cred: &Cred, parent: Ino, name: &[u8], node: NewNode) -> Result<(Ino, Attr)> {
-        let made = self.create_node(cred, parent, name, node, false).await?;
+        let ino = self.next_inode().await?;
+        let made = self.run(self.creation(cred, parent, name, node, ino, false)).await?;
         Ok((made.ino, made.attr))
     }
 
-    /// Creates a file, or finds the existing one unless `exclusive`; counts it as open.
+    /// Creates a file, or finds the existing one unless `exclusive`; counts a new one as open.
     pub async fn create(
         &self,
         cred: &Cred,
@@ -326,27 +341,28 @@ impl Meta {
         node: NewNode,
         exclusive: bool,
     ) -> Result<Created> {
-        let made = self.create_node(cred, parent, name, node, !exclusive).await?;
-        if made.is_new {
-            self.opens.open_new(made.ino);
+        let ino = self.next_inode().await?;
+        // Others find the name as soon as it is committed, and may remove it before we are told.
+        self.opens.open_new(ino);
+        let made = self.run(self.creation(cred, parent, name, node, ino, !exclusive)).await;
+        match &made {
+            Ok(made) if made.is_new => self.opens.seen_version(ino, &made.attr),
+            _ => {
+                self.opens.close(ino);
+            }
         }
-        Ok(made)
+        made
     }
 
-    async fn create_node(
-        &self,
-        cred: &Cred,
-        parent: Ino,
-        name: &[u8],
-        node: NewNode,
-        or_existing: bool,
-    ) -> Result<Created> {
+    async fn next_inode(&self) -> Result<Ino> {
         if self.config.read_only {
             return Err(Error::ReadOnly);
         }
-        let ino = Ino(self.next_id(&self.inodes, Counter::NextInode, INODE_BATCH).await?);
-        let parent = self.real(parent);
-        self.run(Create { cred: cred.clone(), parent, name: name.to_vec(), node, ino, or_existing }).await
+        self.next_id(&self.inodes, Counter::NextInode, INODE_BATCH).await.map(Ino)
+    }
+
+    fn creation(&self, cred: &Cred, parent: Ino, name: &[u8], node: NewNode, ino: Ino, or_existing: bool) -> Create {
+        Create { cred: cred.clone(), parent: self.real(parent), name: name.to_vec(), node, ino, or_existing }
     }
 
     /// Removes a name that is not a directory's.
@@ -399,10 +415,20 @@ impl Meta {
 
     async fn release_sustained(&self, ino: Ino) -> Result<()> {
         let Some(sid) = self.sid() else { return Ok(()) };
+        // Opened again meanwhile, through what the kernel still holds: the next close releases it.
+        let claim = self.opens.claim(ino);
+        if claim.open && !self.opens.mark_sustained(ino) {
+            return Ok(());
+        }
         if let Some(file) = self.run(ReleaseSustained { sid, ino }).await? {
             self.request(Upkeep::DeleteFile(file));
         }
         Ok(())
+    }
+
+    /// What we kept alive until our session was taken for dead is an I/O error, not an empty file.
+    fn check_alive(&self, ino: Ino) -> Result<()> {
+        if self.opens.is_reaped(ino) { Err(Error::SessionLost) } else { Ok(()) }
     }
 
     /// Gives an inode another name.
@@ -422,13 +448,15 @@ impl Meta {
 
     /// The directories that hold an inode, with the number of names in each.
     pub async fn parents(&self, ino: Ino) -> Result<Vec<(Ino, u32)>> {
-        self.view(Parents(self.real(ino))).await
+        let found = self.view(Parents(self.real(ino))).await?;
+        Ok(found.into_iter().map(|(parent, names)| (self.shown(parent), names)).collect())
     }
 
     // --- attributes
 
     /// Sets attributes other than the length.
     pub async fn setattr(&self, cred: &Cred, ino: Ino, set: SetAttr) -> Result<Attr> {
+        self.check_alive(ino)?;
         self.run(Set { cred: cred.clone(), ino: self.real(ino), set }).await
     }
 
@@ -458,9 +486,13 @@ impl Meta {
             return Err(Error::ReadOnly);
         }
         self.opens.open(ino).await;
-        match self.view(CheckOpen { cred: cred.clone(), ino: self.real(ino), how }).await {
+        let checked = match self.check_alive(ino) {
+            Ok(()) => self.view(CheckOpen { cred: cred.clone(), ino: self.real(ino), how }).await,
+            Err(lost) => Err(lost),
+        };
+        match checked {
             Ok(attr) => {
-                self.opens.seen_version(ino, attr.mtime, attr.length);
+                self.opens.seen_version(ino, &attr);
                 Ok(attr)
             }
             Err(e) => {
@@ -479,6 +511,7 @@ impl Meta {
     ///
     /// Kept while the file is open, until its content changes.
     pub async fn slices(&self, ino: Ino, index: ChunkIndex) -> Result<SliceList> {
+        self.check_alive(ino)?;
         let generation = match self.opens.list(ino, index) {
             Ok(list) => return Ok(list),
             Err(generation) => generation,
@@ -518,11 +551,13 @@ impl Meta {
         durability: Durability,
     ) -> Result<Committed> {
         let done = self.run_durable(Commit { ino, slices, mtime }, durability).await?;
-        for &(index, count) in &done.counts {
+        for &(index, _) in &done.counts {
             self.opens.drop_lists(ino, Some(index));
+        }
+        self.opens.move_version(ino, &done.before, &done.attr);
+        for &(index, count) in &done.counts {
             self.consider_compaction(ino, index, count).await;
         }
-        self.opens.set_version(ino, done.attr.mtime, done.attr.length);
         Ok(done)
     }
 
@@ -542,6 +577,7 @@ impl Meta {
 
     /// Sets a file's length.
     pub async fn truncate(&self, cred: &Cred, ino: Ino, length: u64, by_handle: bool) -> Result<Attr> {
+        self.check_alive(ino)?;
         let attr = self.run(Truncate { cred: cred.clone(), ino, length, by_handle }).await?;
         self.content_changed(ino, &attr);
         Ok(attr)
@@ -549,6 +585,7 @@ impl Meta {
 
     /// Allocates, punches or zeroes a range.
     pub async fn fallocate(&self, cred: &Cred, ino: Ino, mode: FallocMode, offset: u64, len: u64) -> Result<Attr> {
+        self.check_alive(ino)?;
         let attr = self.run(Fallocate { cred: cred.clone(), ino, mode, offset, len }).await?;
         self.content_changed(ino, &attr);
         Ok(attr)
@@ -570,7 +607,7 @@ impl Meta {
 
     fn content_changed(&self, ino: Ino, attr: &Attr) {
         self.opens.drop_lists(ino, None);
-        self.opens.set_version(ino, attr.mtime, attr.length);
+        self.opens.move_version(ino, attr, attr);
     }
 
     // --- extended attributes and ACLs
@@ -595,6 +632,7 @@ impl Meta {
         mode: XattrMode,
     ) -> Result<Option<Attr>> {
         if let Some(kind) = AclKind::of_xattr(name) {
+            self.check_acls()?;
             let rule = AclRule::from_xattr(value).map_err(|_| Error::Invalid("posix acl"))?;
             return self.set_acl(cred, ino, kind, rule).await.map(Some);
         }
@@ -605,15 +643,17 @@ impl Meta {
     /// Removes an extended attribute or an ACL.
     pub async fn removexattr(&self, cred: &Cred, ino: Ino, name: &[u8]) -> Result<()> {
         if let Some(kind) = AclKind::of_xattr(name) {
+            self.check_acls()?;
             return self.set_acl(cred, ino, kind, AclRule::empty()).await.map(drop);
         }
         self.run(RemoveXattr { ino: self.real(ino), name: name.to_vec() }).await
     }
 
+    fn check_acls(&self) -> Result<()> {
+        if self.policy.read().acl { Ok(()) } else { Err(Error::NotSupported) }
+    }
+
     async fn set_acl(&self, cred: &Cred, ino: Ino, kind: AclKind, rule: AclRule) -> Result<Attr> {
-        if !self.policy.read().acl {
-            return Err(Error::NotSupported);
-        }
         self.run(SetAcl { cred: cred.clone(), ino: self.real(ino), kind, rule }).await
     }
 
@@ -624,9 +664,28 @@ impl Meta {
         LockOwner { sid: self.sid().unwrap_or_default(), owner }
     }
 
+    /// Runs a lock operation and remembers who may hold locks. An owner whose locks went with our
+    /// session is told so until it lets go of them all: it must not think that it held them throughout.
+    async fn locking(&self, who: (Ino, u64), takes: bool, drops_all: bool, op: impl Op<Out = ()>) -> Result<()> {
+        let is_new = match self.holders.lock().entry(who) {
+            Entry::Occupied(held) if takes && *held.get() == Holding::Lost => return Err(Error::SessionLost),
+            Entry::Vacant(slot) if takes => {
+                slot.insert(Holding::Maybe);
+                true
+            }
+            _ => false,
+        };
+        let outcome = self.run(op).await;
+        if (outcome.is_ok() && drops_all) || (outcome.is_err() && is_new) {
+            self.holders.lock().remove(&who);
+        }
+        outcome
+    }
+
     /// Takes, changes or drops a BSD lock; `WouldBlock` if somebody else is in the way.
     pub async fn flock(&self, ino: Ino, owner: u64, kind: Option<FlockKind>) -> Result<()> {
-        self.run(Flock { ino, owner: self.lock_owner(owner), kind }).await?;
+        let op = Flock { ino: self.real(ino), owner: self.lock_owner(owner), kind };
+        self.locking((ino, owner), kind.is_some(), kind.is_none(), op).await?;
         if kind != Some(FlockKind::Write) {
             self.lock_released.notify_waiters();
         }
@@ -643,7 +702,9 @@ impl Meta {
         pid: u32,
     ) -> Result<()> {
         let (start, end) = range;
-        self.run(SetPlock { ino, owner: self.lock_owner(owner), kind, start, end, pid }).await?;
+        let op = SetPlock { ino: self.real(ino), owner: self.lock_owner(owner), kind, start, end, pid };
+        let drops_all = kind.is_none() && start == 0 && end >= i64::MAX as u64;
+        self.locking((ino, owner), kind.is_some(), drops_all, op).await?;
         if kind != Some(FlockKind::Write) {
             self.lock_released.notify_waiters();
         }
@@ -659,7 +720,7 @@ impl Meta {
         range: (u64, u64),
     ) -> Result<Option<PlockRange>> {
         let (start, end) = range;
-        self.view(GetPlock { ino, owner: self.lock_owner(owner), kind, start, end }).await
+        self.view(GetPlock { ino: self.real(ino), owner: self.lock_owner(owner), kind, start, end }).await
     }
 
     /// Woken when a lock is dropped through this client: whoever waits for one tries again.
@@ -688,16 +749,27 @@ impl Meta {
         Ok(sid)
     }
 
-    /// Says that we live. If others took us for dead, our locks and unlinked files are gone: that
-    /// is logged once, and we go on under the same number.
+    /// Says that we live. If others took us for dead we go on as a new session: what the old one
+    /// held (locks, unlinked open files) answers [`Error::SessionLost`] from then on.
     pub async fn heartbeat(&self) -> Result<()> {
         let Some(mut session) = self.session.lock().clone() else { return Ok(()) };
         session.expire_secs = self.expiry();
-        let sid = session.sid;
-        if !self.run(Heartbeat { session }).await? {
-            tracing::warn!(%sid, "this session was taken for dead by another client: its locks and its unlinked open files are gone");
+        let old = session.sid;
+        if let Some(Reborn { sid, kept }) = self.run(Heartbeat { session: session.clone() }).await? {
+            *self.session.lock() = Some(SessionRecord { sid, ..session });
+            let files = self.opens.reap(&kept.into_iter().collect());
+            let locks = self.lose_locks();
+            tracing::warn!(%old, %sid, files, locks, "another client took this session for dead (the machine slept, or was cut off): \
+                            its locks and unlinked open files are gone, their users get I/O errors");
         }
         Ok(())
+    }
+
+    /// Answers how many owners are concerned.
+    fn lose_locks(&self) -> usize {
+        let mut holders = self.holders.lock();
+        holders.values_mut().for_each(|h| *h = Holding::Lost);
+        holders.len()
     }
 
     /// Ends our session: sustained files go, locks are dropped.
@@ -705,6 +777,7 @@ impl Meta {
         let Some(sid) = self.sid() else { return Ok(()) };
         self.end_session(sid).await?;
         *self.session.lock() = None;
+        self.holders.lock().clear();
         Ok(())
     }
 

@@ -43,7 +43,7 @@ pub use ops::setattr::{SetAttr, SetTime};
 pub use ops::tree::OpenHow;
 pub use ops::xattr::XattrMode;
 pub use policy::Policy;
-pub use setting::{format_volume, load_format, store_format};
+pub use setting::{format_volume, load_format, recount_owners, store_format};
 pub use txn::Durability;
 
 /// Longest name, in bytes.

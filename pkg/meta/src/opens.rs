@@ -4,10 +4,10 @@
 //! closed claims it, and an open of a claimed inode waits for the removal's outcome. So an inode
 //! is never both opened and deleted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cairn_types::{ChunkIndex, Ino, SliceRecord, Timestamp};
+use cairn_types::{Attr, ChunkIndex, Ino, SliceRecord, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -19,10 +19,13 @@ struct Slot {
     opens: u64,
     claims: u32,
     sustained: bool,
-    /// mtime and ctime the lists below were read under.
+    /// Another client took our session for dead, and the unlinked inode with it.
+    reaped: bool,
+    /// mtime and length the lists below were read under.
     version: Option<(Timestamp, u64)>,
     lists: HashMap<ChunkIndex, SliceList>,
-    /// Counts drops of lists, so that a list read before a change is not kept after it.
+    /// Changes with each drop of lists, so that a list read before a change is not kept after it.
+    /// No two are alike in one table: a slot may go and come back while a list is read.
     generation: u64,
 }
 
@@ -32,16 +35,47 @@ impl Slot {
     }
 }
 
+#[derive(Default)]
+struct Slots {
+    by_ino: HashMap<Ino, Slot>,
+    generations: u64,
+}
+
+impl Slots {
+    /// The slot of an inode, made if there is none.
+    fn slot(&mut self, ino: Ino) -> &mut Slot {
+        let Slots { by_ino, generations } = self;
+        by_ino.entry(ino).or_insert_with(|| {
+            *generations += 1;
+            Slot { generation: *generations, ..Slot::default() }
+        })
+    }
+
+    /// A slot whose lists are dropped: some, or all if `None`.
+    fn drop_lists(&mut self, ino: Ino, index: Option<ChunkIndex>) -> Option<&mut Slot> {
+        let slot = self.by_ino.get_mut(&ino)?;
+        self.generations += 1;
+        slot.generation = self.generations;
+        match index {
+            Some(i) => {
+                slot.lists.remove(&i);
+            }
+            None => slot.lists.clear(),
+        }
+        Some(slot)
+    }
+}
+
 /// All open inodes of a client.
 #[derive(Default)]
 pub struct OpenTable {
-    slots: Mutex<HashMap<Ino, Slot>>,
+    slots: Mutex<Slots>,
     unclaimed: Notify,
 }
 
 impl std::fmt::Debug for OpenTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "OpenTable({} inodes)", self.slots.lock().len())
+        write!(f, "OpenTable({} inodes)", self.slots.lock().by_ino.len())
     }
 }
 
@@ -52,7 +86,7 @@ impl OpenTable {
             let unclaimed = self.unclaimed.notified();
             {
                 let mut slots = self.slots.lock();
-                let slot = slots.entry(ino).or_default();
+                let slot = slots.slot(ino);
                 if slot.claims == 0 {
                     slot.opens += 1;
                     return;
@@ -64,12 +98,12 @@ impl OpenTable {
 
     /// Counts an open of an inode nobody else can know yet.
     pub(crate) fn open_new(&self, ino: Ino) {
-        self.slots.lock().entry(ino).or_default().opens += 1;
+        self.slots.lock().slot(ino).opens += 1;
     }
 
     /// Takes an open back; true if it was the last one of an unlinked inode that we keep alive.
     pub(crate) fn close(&self, ino: Ino) -> bool {
-        let mut slots = self.slots.lock();
+        let slots = &mut self.slots.lock().by_ino;
         let Some(slot) = slots.get_mut(&ino) else { return false };
         slot.opens = slot.opens.saturating_sub(1);
         let release = slot.opens == 0 && slot.sustained;
@@ -82,14 +116,14 @@ impl OpenTable {
     /// Is the inode open here? If not, opens wait until the claim is dropped.
     pub(crate) fn claim(self: &Arc<Self>, ino: Ino) -> Claim {
         let mut slots = self.slots.lock();
-        let slot = slots.entry(ino).or_default();
+        let slot = slots.slot(ino);
         slot.claims += 1;
         Claim { table: self.clone(), ino, open: slot.opens > 0 }
     }
 
     /// Remembers that we keep an unlinked inode alive. True if it was closed meanwhile: release it.
     pub(crate) fn mark_sustained(&self, ino: Ino) -> bool {
-        match self.slots.lock().get_mut(&ino) {
+        match self.slots.lock().by_ino.get_mut(&ino) {
             Some(slot) if slot.opens > 0 => {
                 slot.sustained = true;
                 false
@@ -98,14 +132,26 @@ impl OpenTable {
         }
     }
 
+    /// Our session is gone, and with it every unlinked inode but those in `kept`. Answers how many.
+    pub(crate) fn reap(&self, kept: &HashSet<Ino>) -> usize {
+        let mut slots = self.slots.lock();
+        let gone = slots.by_ino.iter_mut().filter(|(ino, slot)| slot.sustained && !kept.contains(ino));
+        gone.map(|(_, slot)| (slot.sustained, slot.reaped) = (false, true)).count()
+    }
+
+    /// Is the inode one that we kept alive until our session was taken for dead?
+    pub(crate) fn is_reaped(&self, ino: Ino) -> bool {
+        self.slots.lock().by_ino.get(&ino).is_some_and(|slot| slot.reaped)
+    }
+
     /// Number of opens of an inode.
     pub fn count(&self, ino: Ino) -> u64 {
-        self.slots.lock().get(&ino).map_or(0, |s| s.opens)
+        self.slots.lock().by_ino.get(&ino).map_or(0, |s| s.opens)
     }
 
     /// Inodes that are open.
     pub fn len(&self) -> usize {
-        self.slots.lock().values().filter(|s| s.opens > 0).count()
+        self.slots.lock().by_ino.values().filter(|s| s.opens > 0).count()
     }
 
     /// No inode is open.
@@ -116,13 +162,13 @@ impl OpenTable {
     /// A kept slice list, and the generation to hand back with one that is read now.
     pub(crate) fn list(&self, ino: Ino, index: ChunkIndex) -> Result<SliceList, u64> {
         let slots = self.slots.lock();
-        let Some(slot) = slots.get(&ino) else { return Err(u64::MAX) };
+        let Some(slot) = slots.by_ino.get(&ino) else { return Err(u64::MAX) };
         slot.lists.get(&index).cloned().ok_or(slot.generation)
     }
 
     /// Keeps a list read since `generation`, if the inode is open and nothing changed meanwhile.
     pub(crate) fn keep_list(&self, ino: Ino, index: ChunkIndex, generation: u64, list: &SliceList) {
-        if let Some(slot) = self.slots.lock().get_mut(&ino)
+        if let Some(slot) = self.slots.lock().by_ino.get_mut(&ino)
             && slot.generation == generation
             && slot.lists.len() < MAX_KEPT_LISTS
         {
@@ -132,34 +178,32 @@ impl OpenTable {
 
     /// Drops the lists of some chunks (all if `None`).
     pub(crate) fn drop_lists(&self, ino: Ino, index: Option<ChunkIndex>) {
-        if let Some(slot) = self.slots.lock().get_mut(&ino) {
-            slot.generation += 1;
-            match index {
-                Some(i) => {
-                    slot.lists.remove(&i);
-                }
-                None => slot.lists.clear(),
-            }
-        }
+        self.slots.lock().drop_lists(ino, index);
     }
 
     /// Drops kept lists if the file's content version differs from the one they were read under.
-    pub(crate) fn seen_version(&self, ino: Ino, mtime: Timestamp, length: u64) {
-        if let Some(slot) = self.slots.lock().get_mut(&ino) {
-            if slot.version.is_some_and(|v| v != (mtime, length)) {
-                slot.generation += 1;
-                slot.lists.clear();
-            }
-            slot.version = Some((mtime, length));
-        }
+    pub(crate) fn seen_version(&self, ino: Ino, attr: &Attr) {
+        self.move_version(ino, attr, attr);
     }
 
-    /// Our own commit moved the version on without making the other lists stale.
-    pub(crate) fn set_version(&self, ino: Ino, mtime: Timestamp, length: u64) {
-        if let Some(slot) = self.slots.lock().get_mut(&ino) {
-            slot.version = Some((mtime, length));
+    /// Our own change moved the file from `old` to `new` without making the other lists stale. If
+    /// they were read under something else than `old`, somebody else's change came between.
+    pub(crate) fn move_version(&self, ino: Ino, old: &Attr, new: &Attr) {
+        let mut slots = self.slots.lock();
+        let known = slots.by_ino.get(&ino).and_then(|slot| slot.version);
+        let slot = match known {
+            Some(version) if version != version_of(old) => slots.drop_lists(ino, None),
+            _ => slots.by_ino.get_mut(&ino),
+        };
+        if let Some(slot) = slot {
+            slot.version = Some(version_of(new));
         }
     }
+}
+
+/// Whoever changes a file's content changes its mtime.
+fn version_of(attr: &Attr) -> (Timestamp, u64) {
+    (attr.mtime, attr.length)
 }
 
 /// Slice lists kept for one open inode: 1 TiB of file.
@@ -176,14 +220,63 @@ pub(crate) struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut slots = self.table.slots.lock();
+        let mut guard = self.table.slots.lock();
+        let slots = &mut guard.by_ino;
         if let Some(slot) = slots.get_mut(&self.ino) {
             slot.claims -= 1;
             if slot.is_idle() {
                 slots.remove(&self.ino);
             }
         }
-        drop(slots);
+        drop(guard);
         self.table.unclaimed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INO: Ino = Ino(5);
+    const AT: ChunkIndex = ChunkIndex(0);
+
+    fn version(nanos: u32) -> Attr {
+        Attr { mtime: Timestamp { secs: 1, nanos }, ..Attr::default() }
+    }
+
+    fn keep(table: &OpenTable) {
+        let generation = table.list(INO, AT).expect_err("none is kept");
+        table.keep_list(INO, AT, generation, &Arc::default());
+    }
+
+    #[test]
+    fn a_list_read_before_a_change_is_not_kept_after_it() {
+        let table = OpenTable::default();
+        table.open_new(INO);
+        let before = table.list(INO, AT).unwrap_err();
+        table.drop_lists(INO, Some(AT));
+        table.keep_list(INO, AT, before, &Arc::default());
+        let before = table.list(INO, AT).expect_err("the list was read before the change");
+        table.close(INO);
+        table.open_new(INO);
+        table.keep_list(INO, AT, before, &Arc::default());
+        assert!(table.list(INO, AT).is_err(), "the file was closed and opened meanwhile");
+    }
+
+    #[test]
+    fn our_own_change_keeps_lists_only_if_nobody_came_between() {
+        let table = OpenTable::default();
+        table.open_new(INO);
+        table.seen_version(INO, &version(1));
+        keep(&table);
+        table.move_version(INO, &version(1), &version(2));
+        assert!(table.list(INO, AT).is_ok());
+        table.move_version(INO, &version(3), &version(4));
+        assert!(table.list(INO, AT).is_err(), "version 3 was somebody else's");
+        keep(&table);
+        table.seen_version(INO, &version(4));
+        assert!(table.list(INO, AT).is_ok());
+        table.seen_version(INO, &version(5));
+        assert!(table.list(INO, AT).is_err());
     }
 }

@@ -5,6 +5,7 @@ use cairn_types::{ClientVersion, Format, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
+use crate::ops::recount::RecountOwners;
 use crate::ops::tree::{GetSetting, PutSetting};
 use crate::txn::{Context, Durability, Engine, Op};
 use crate::{Error, Policy, Result};
@@ -41,6 +42,13 @@ pub async fn load_format(env: &Env, engine: &dyn Engine) -> Result<Option<Format
 pub async fn store_format(env: &Env, engine: &dyn Engine, format: &Format, reset_dir_stats: bool) -> Result<()> {
     let op = PutSetting { json: format.to_json(), trash: format.trash_days > 0, reset_dir_stats };
     run_detached(env, engine, op, true).await
+}
+
+/// Counts what every user and group owns. After `UserGroupQuota` is switched on, with
+/// `keep_limits` false; to repair the counts, with true. The switch comes first, so that running
+/// clients count what they change from then on.
+pub async fn recount_owners(env: &Env, engine: &dyn Engine, keep_limits: bool) -> Result<()> {
+    run_detached(env, engine, RecountOwners { keep_limits }, true).await
 }
 
 /// Makes the tables, the root, the trash, the counters and the setting of a new volume; on an

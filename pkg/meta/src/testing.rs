@@ -10,7 +10,8 @@ use std::sync::Arc;
 use cairn_env::Env;
 use cairn_types::{AclEntry, AclRule, ChunkIndex, FileType, Flags, Format, Ino, SliceRecord, SliceRef, Timestamp};
 
-use crate::ops::session::SetIfSmall;
+use crate::ops::remove::ReleaseSustained;
+use crate::ops::session::{EndSession, SetIfSmall};
 use crate::record::{FlockKind, Quota, QuotaKey, QuotaKind};
 use crate::txn::{Context, Counter, Engine, Op, Txn};
 use crate::{
@@ -84,7 +85,14 @@ facts! {
     quotas_stop_growth,
     volume_limits_stop_growth,
     statistics_follow_every_change,
+    missing_statistics_are_counted,
+    changing_owners_asks_only_the_new_one_for_room,
+    owners_are_recounted,
+    the_trash_takes_nothing_by_exchange,
+    restored_directories_have_statistics,
+    sub_directory_mounts_show_their_own_root,
     sessions_clean_up_after_themselves,
+    a_reaped_session_goes_on_as_a_new_one,
     stamps_are_won_once,
     directories_are_paged_by_name,
     a_failed_operation_changes_nothing,
@@ -182,9 +190,11 @@ async fn created_names_are_found(f: Fixture) {
     let again = f.meta.create(&root(), ROOT, b"a", NewNode::file(0o600), false).await.unwrap();
     assert_eq!((again.ino, again.is_new, again.attr.mode), (ino, false, 0o644));
     assert_err!(f.meta.create(&root(), ROOT, b"a", NewNode::file(0o600), true).await, Error::Exists);
+    assert!(f.meta.opens().is_empty(), "neither an old file nor a failure counts as an open");
     let other = Cred::user(7, 8);
     let made = f.meta.create(&other, ROOT, b"u", NewNode { umask: 0o027, ..NewNode::file(0o666) }, true).await.unwrap();
     assert_eq!((made.attr.uid, made.attr.gid, made.attr.mode), (7, 8, 0o640));
+    assert_eq!(f.meta.opens().count(made.ino), 1);
 }
 
 async fn names_are_limited(f: Fixture) {
@@ -353,6 +363,8 @@ async fn setattr_follows_the_ownership_rules(f: Fixture) {
     assert_eq!(chowned.mode, 0o755, "chown takes setuid and setgid");
     let outside = f.meta.setattr(&owner, ino, mode(0o2755)).await.unwrap();
     assert_eq!(outside.mode, 0o755, "no setgid outside the group");
+    let dropping = SetAttr { drop_privilege: true, ..mode(0o4755) };
+    assert_eq!(f.meta.setattr(&owner, ino, dropping).await.unwrap().mode, 0o755);
     let t = Timestamp { secs: -5, nanos: 0 };
     let set = SetAttr { mtime: Some(SetTime::At(t)), ..Default::default() };
     assert_eq!(f.meta.setattr(&owner, ino, set).await.unwrap().mtime, t);
@@ -578,6 +590,8 @@ async fn volume_limits_stop_growth(f: Fixture) {
     f.meta.truncate(&root(), a, 0, true).await.unwrap();
     f.file(ROOT, "c").await;
     assert_err!(f.meta.mknod(&root(), ROOT, b"d", NewNode::file(0o644)).await, Error::NoSpace);
+    let removed = f.meta.unlink(&root(), ROOT, b"c", false).await.unwrap();
+    assert!(matches!(removed.fate, Fate::Trashed(_)), "a full volume has room for the hour directory: {removed:?}");
 }
 
 struct DirStatOf(Ino);
@@ -602,6 +616,165 @@ async fn statistics_follow_every_change(f: Fixture) {
     let stat = f.meta.view(DirStatOf(d)).await.unwrap().unwrap();
     assert_eq!((stat.length, stat.space, stat.inodes), (1, 4096, 1));
     assert_eq!(f.counter("totalInodes").await, 4, "d, a, sub in the trash, the hour directory");
+}
+
+async fn missing_statistics_are_counted(f: Fixture) {
+    let d = f.dir(ROOT, "d").await;
+    let skip_trash = SetAttr { flags: Some(Flags::SKIP_TRASH), ..Default::default() };
+    f.meta.setattr(&root(), d, skip_trash).await.unwrap();
+    let a = f.file(d, "a").await;
+    let format = suite_format();
+    let forget = || crate::store_format(&f.env, &**f.meta.engine(), &format, true);
+    let of_d = async || f.meta.view(DirStatOf(d)).await.unwrap().map(|s| (s.length, s.space, s.inodes));
+    forget().await.unwrap();
+    assert_eq!(of_d().await, None);
+    f.write(a, 0, 5000).await;
+    assert_eq!(of_d().await, Some((5000, 8192, 1)), "the growth that made the record is in it");
+    f.meta.link(&root(), a, d, b"a2").await.unwrap();
+    forget().await.unwrap();
+    f.meta.truncate(&root(), a, 1, true).await.unwrap();
+    assert_eq!(of_d().await, Some((2, 8192, 2)));
+    forget().await.unwrap();
+    f.meta.unlink(&root(), d, b"a2", true).await.unwrap();
+    assert_eq!(of_d().await, Some((1, 4096, 1)));
+    f.file(d, "over").await;
+    forget().await.unwrap();
+    f.meta.rename(&root(), (d, b"over"), (d, b"a"), RenameMode::Replace).await.unwrap();
+    assert_eq!(of_d().await, Some((0, 4096, 1)), "the one that moved is counted");
+    let e = f.dir(ROOT, "e").await;
+    let big = f.file(e, "big").await;
+    f.write(big, 0, 9000).await;
+    forget().await.unwrap();
+    f.meta.rename(&root(), (d, b"a"), (e, b"big"), RenameMode::Exchange).await.unwrap();
+    assert_eq!(of_d().await, Some((9000, 12_288, 1)));
+    assert_eq!(f.meta.view(DirStatOf(ROOT)).await.unwrap(), None, "nothing in the root has changed since");
+    f.file(ROOT, "b").await;
+    let of_root = f.meta.view(DirStatOf(ROOT)).await.unwrap().unwrap();
+    assert_eq!((of_root.length, of_root.space, of_root.inodes), (0, 3 * 4096, 3));
+}
+
+struct QuotaOf(QuotaKey);
+impl Op for QuotaOf {
+    type Out = Option<Quota>;
+    fn apply(&self, _: &Context, tx: &mut dyn Txn) -> Result<Option<Quota>> {
+        tx.quota(self.0)
+    }
+}
+
+async fn changing_owners_asks_only_the_new_one_for_room(f: Fixture) {
+    let ino = f.meta.mknod(&Cred::user(7, 50), ROOT, b"a", NewNode::file(0o644)).await.unwrap().0;
+    f.meta.mknod(&Cred::user(7, 50), ROOT, b"b", NewNode::file(0o644)).await.unwrap();
+    let (group, user) = (QuotaKey { kind: QuotaKind::Group, id: 50 }, QuotaKey { kind: QuotaKind::User, id: 8 });
+    let used = Quota { used_space: 8192, used_inodes: 2, ..Quota::UNLIMITED };
+    f.meta.run(PutQuota(group, Quota { max_inodes: 1, ..used })).await.unwrap();
+    f.meta.run(PutQuota(user, Quota { max_inodes: 1, ..Quota::UNLIMITED })).await.unwrap();
+    let to = |uid| SetAttr { uid: Some(uid), ..Default::default() };
+    f.meta.setattr(&root(), ino, to(8)).await.expect("the group, over its limit, is not asked");
+    let other = f.meta.lookup(&root(), ROOT, b"b").await.unwrap().0;
+    assert_err!(f.meta.setattr(&root(), other, to(8)).await, Error::Quota);
+    assert_eq!(f.meta.getattr(other).await.unwrap().uid, 7);
+}
+
+async fn owners_are_recounted(f: Fixture) {
+    let a = f.meta.mknod(&Cred::user(7, 50), ROOT, b"a", NewNode::file(0o644)).await.unwrap().0;
+    f.write(a, 0, 5000).await;
+    f.meta.unlink(&root(), ROOT, b"a", false).await.unwrap();
+    let (mine, gone) = (QuotaKey { kind: QuotaKind::User, id: 7 }, QuotaKey { kind: QuotaKind::User, id: 99 });
+    let wrong = Quota { max_space: 1 << 30, max_inodes: -1, used_space: -5, used_inodes: 44 };
+    f.meta.run(PutQuota(mine, wrong)).await.unwrap();
+    f.meta.run(PutQuota(gone, wrong)).await.unwrap();
+    crate::recount_owners(&f.env, &**f.meta.engine(), true).await.unwrap();
+    let right = Quota { used_space: 8192, used_inodes: 1, ..wrong };
+    assert_eq!(f.meta.view(QuotaOf(mine)).await.unwrap(), Some(right), "what lies in the trash counts");
+    let nothing = Quota { used_space: 0, used_inodes: 0, ..wrong };
+    assert_eq!(f.meta.view(QuotaOf(gone)).await.unwrap(), Some(nothing));
+    crate::recount_owners(&f.env, &**f.meta.engine(), false).await.unwrap();
+    let unlimited = Quota { used_space: 8192, used_inodes: 1, ..Quota::UNLIMITED };
+    assert_eq!(f.meta.view(QuotaOf(mine)).await.unwrap(), Some(unlimited));
+    assert_eq!(f.meta.view(QuotaOf(gone)).await.unwrap(), None);
+}
+
+async fn the_trash_takes_nothing_by_exchange(f: Fixture) {
+    let (a, b) = (f.file(ROOT, "a").await, f.file(ROOT, "b").await);
+    let Fate::Trashed(hour) = f.meta.unlink(&root(), ROOT, b"a", false).await.unwrap().fate else { panic!() };
+    let name = format!("{ROOT}-{a}-a");
+    let swapped = f.meta.rename(&root(), (hour, name.as_bytes()), (ROOT, b"b"), RenameMode::Exchange).await;
+    assert_err!(swapped, Error::NotPermitted);
+    assert_eq!(f.meta.lookup(&root(), ROOT, b"b").await.unwrap().0, b);
+    let minimal = AclRule { owner: 7, group: 0, mask: 0xffff, other: 0, users: vec![], groups: vec![] };
+    let acl = AclKind::Access.xattr_name();
+    assert_err!(f.meta.setxattr(&root(), a, acl, &minimal.to_xattr(), XattrMode::Set).await, Error::NotPermitted);
+}
+
+async fn restored_directories_have_statistics(f: Fixture) {
+    let d = f.dir(ROOT, "d").await;
+    let Fate::Trashed(hour) = f.meta.rmdir(&root(), ROOT, b"d", false).await.unwrap().fate else { panic!() };
+    assert_eq!(f.meta.view(DirStatOf(d)).await.unwrap(), None);
+    let name = format!("{ROOT}-{d}-d");
+    f.meta.rename(&root(), (hour, name.as_bytes()), (ROOT, b"d"), RenameMode::NoReplace).await.unwrap();
+    assert!(f.meta.view(DirStatOf(d)).await.unwrap().is_some());
+    assert_eq!(f.meta.getattr(ROOT).await.unwrap().nlink, 3);
+}
+
+async fn sub_directory_mounts_show_their_own_root(f: Fixture) {
+    let d = f.dir(ROOT, "d").await;
+    let (file, sub) = (f.file(d, "a").await, f.dir(d, "sub").await);
+    let limit = Quota { max_space: 1 << 20, max_inodes: 10, used_space: 8192, used_inodes: 2 };
+    f.meta.run(PutQuota(QuotaKey { kind: QuotaKind::Dir, id: d.0 }, limit)).await.unwrap();
+    let config = Config { root: d, ..f.meta.config().clone() };
+    let meta = Meta::open(f.env.clone(), f.meta.engine().clone(), config).await.unwrap();
+    assert_eq!(meta.lookup(&root(), ROOT, b"a").await.unwrap().0, file);
+    assert_eq!(meta.lookup(&root(), sub, b"..").await.unwrap().0, ROOT);
+    assert_eq!(meta.lookup(&root(), ROOT, b"..").await.unwrap().0, ROOT);
+    assert_eq!(meta.parents(file).await.unwrap(), [(ROOT, 1)]);
+    meta.rename(&root(), (ROOT, b"a"), (sub, b"a"), RenameMode::Replace).await.unwrap();
+    meta.rename(&root(), (sub, b"a"), (ROOT, b"b"), RenameMode::Replace).await.unwrap();
+    meta.link(&root(), file, ROOT, b"c").await.unwrap();
+    let stat = meta.statfs().await.unwrap();
+    assert_eq!((stat.total_bytes, stat.used_inodes, stat.avail_inodes), (1 << 20, 3, 7));
+    meta.flock(ROOT, 1, Some(FlockKind::Write)).await.unwrap();
+    assert_err!(f.meta.flock(d, 1, Some(FlockKind::Read)).await, Error::WouldBlock);
+    f.meta.flock(ROOT, 1, Some(FlockKind::Write)).await.unwrap();
+}
+
+async fn a_reaped_session_goes_on_as_a_new_one(f: Fixture) {
+    let read = OpenHow { read: true, ..Default::default() };
+    let (gone, kept, locked) = (f.file(ROOT, "gone").await, f.file(ROOT, "kept").await, f.file(ROOT, "locked").await);
+    for ino in [gone, kept] {
+        f.meta.open_file(&root(), ino, read).await.unwrap();
+    }
+    f.meta.unlink(&root(), ROOT, b"gone", true).await.unwrap();
+    f.meta.flock(locked, 1, Some(FlockKind::Write)).await.unwrap();
+    f.meta.heartbeat().await.unwrap();
+    let old = f.meta.sid().unwrap();
+    // What another client does to a session that has expired.
+    f.meta.run(ReleaseSustained { sid: old, ino: gone }).await.unwrap();
+    f.meta.run(EndSession { sid: old }).await.unwrap();
+    // Not yet aware of it.
+    f.meta.unlink(&root(), ROOT, b"kept", true).await.unwrap();
+    f.meta.heartbeat().await.unwrap();
+
+    let new = f.meta.sid().unwrap();
+    assert_ne!(new, old);
+    let sessions: Vec<_> = f.meta.sessions().await.unwrap().iter().map(|s| s.sid).collect();
+    assert_eq!(sessions, [new]);
+    assert_err!(f.meta.getattr(gone).await, Error::SessionLost);
+    assert_err!(f.meta.slices(gone, ChunkIndex(0)).await, Error::SessionLost);
+    assert_err!(f.meta.open_file(&root(), gone, read).await, Error::SessionLost);
+    assert_err!(f.meta.truncate(&root(), gone, 1, true).await, Error::SessionLost);
+    assert_eq!(f.meta.getattr(kept).await.unwrap().nlink, 0);
+    f.meta.close_file(gone).await.unwrap();
+    f.meta.close_file(kept).await.unwrap();
+    assert_err!(f.meta.getattr(gone).await, Error::NoEntry);
+    assert_err!(f.meta.getattr(kept).await, Error::NoEntry);
+
+    assert_err!(f.meta.flock(locked, 1, Some(FlockKind::Write)).await, Error::SessionLost);
+    f.meta.flock(locked, 2, Some(FlockKind::Write)).await.expect("the lock is free");
+    f.meta.flock(locked, 2, None).await.unwrap();
+    f.meta.flock(locked, 1, None).await.unwrap();
+    f.meta.flock(locked, 1, Some(FlockKind::Write)).await.expect("it has let go, and knows");
+    f.meta.heartbeat().await.unwrap();
+    assert_eq!(f.meta.sid(), Some(new));
 }
 
 async fn sessions_clean_up_after_themselves(f: Fixture) {

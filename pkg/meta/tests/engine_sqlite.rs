@@ -410,3 +410,79 @@ async fn a_polling_client_gets_the_lock_from_a_busy_writer() {
     load.await;
     polling.join().unwrap();
 }
+
+/// What the change log says, without times and sequence numbers.
+fn changes(path: &Path) -> Vec<String> {
+    let conn = Connection::open(path).unwrap();
+    let mut rows = conn.prepare("SELECT entry FROM jfs_change_log ORDER BY id").unwrap();
+    let entries = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    entries.map(|e| e.unwrap().split('|').nth(1).unwrap().to_owned()).collect()
+}
+
+/// Each record stands beside one of `fixtures/sqlite-changelog` that differs in numbers and names only.
+#[tokio::test]
+async fn the_change_log_reads_as_juicefs_writes_it() {
+    use cairn_meta::record::FlockKind;
+    use cairn_meta::{Config, Cred, FallocMode, Meta, NewNode, NewSlice, RenameMode, SetAttr, SetTime, XattrMode};
+
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("meta.db");
+    let engine = open(&path, "", NEW).await.unwrap();
+    let format = cairn_types::Format { change_log: true, trash_days: 1, ..cairn_types::Format::default() };
+    cairn_meta::format_volume(&env, &*engine, &format).await.unwrap();
+    let config = Config { skip_dir_mtime: std::time::Duration::ZERO, ..Config::mount() };
+    let meta = Meta::open(env, engine, config).await.unwrap();
+    let (root, top) = (Cred::root(), Ino::ROOT);
+    let dir = NewNode { umask: 0o22, ..NewNode::dir(0o777) };
+    meta.mknod(&root, top, b"src", dir).await.unwrap();
+    let a = meta.mknod(&root, Ino(2), b"a,b", NewNode::file(0o644)).await.unwrap().0;
+    let b = meta.mknod(&root, Ino(2), b"b", NewNode::file(0o644)).await.unwrap().0;
+    meta.mknod(&root, top, b"l", NewNode::symlink(b"bad-\xff/x")).await.unwrap();
+    let mtime = cairn_types::Timestamp { secs: 1_795_228_311, nanos: 222_439_953 };
+    let slices = [0, 1000].map(|pos| {
+        let slice = SliceRef { id: cairn_types::SliceId(u64::from(pos) + 1), size: 1000 };
+        NewSlice { index: ChunkIndex(0), record: SliceRecord::whole(pos, slice), mtime }
+    });
+    meta.commit(a, slices.to_vec(), None, Durability::Process).await.unwrap();
+    meta.link(&root, a, top, b"two").await.unwrap();
+    meta.truncate(&root, a, 300, true).await.unwrap();
+    meta.fallocate(&root, a, FallocMode::from_bits(3).unwrap(), 10, 20).await.unwrap();
+    meta.copy_range(&root, (a, 0), (b, 50), 100).await.unwrap();
+    let epoch = Some(SetTime::At(cairn_types::Timestamp { secs: 0, nanos: 0 }));
+    let new = meta.setattr(&root, b, SetAttr { atime: epoch, mtime: epoch, ..Default::default() }).await.unwrap();
+    meta.setxattr(&root, b, b"user.text", b"value", XattrMode::Set).await.unwrap();
+    meta.removexattr(&root, b, b"user.text").await.unwrap();
+    meta.flock(b, 7, Some(FlockKind::Write)).await.unwrap();
+    meta.flock(b, 7, None).await.unwrap();
+    meta.set_plock(b, 8, Some(FlockKind::Write), (5, 14), 99).await.unwrap();
+    meta.rename(&root, (Ino(2), b"b"), (top, b"l"), RenameMode::Replace).await.unwrap();
+    meta.unlink(&root, top, b"two", true).await.unwrap();
+    meta.close().await;
+
+    let (hour, ctime) = (Ino::TRASH.0 + 1, new.ctime);
+    let mut found = changes(&path);
+    let made = found.iter().position(|c| c.starts_with(&format!("CREATE({},", Ino::TRASH))).unwrap();
+    assert!(found.remove(made).ends_with(&format!(",0,0,2,365,0,,linux,false):{hour}")), "{found:?}");
+    let expected = [
+        "INCR_COUNTER(nextInode,1024)".to_owned(),
+        "CREATE(1,src,0,0,2,511,18,,linux,true):2".to_owned(),
+        "CREATE(2,a%2Cb,0,0,1,420,0,,linux,true):3".to_owned(),
+        "CREATE(2,b,0,0,1,420,0,,linux,true):4".to_owned(),
+        "CREATE(1,l,0,0,3,511,0,bad-%FF/x,linux,true):5".to_owned(),
+        "WRITE(3,0,0,1,1000,1795228311,222439953):1".to_owned(),
+        "WRITE(3,0,1000,1001,1000,1795228311,222439953):2".to_owned(),
+        "LINK(3,1,two,true):2".to_owned(),
+        "TRUNCATE(3,2000,300,1)".to_owned(),
+        "FALLOCATE(3,10,20,3)".to_owned(),
+        "COPYFILERANGE(3,0,4,50,100):150".to_owned(),
+        format!("SETATTR(4,48,0,0,0,420,0,0,0,0,0,{},{},0)", ctime.secs, ctime.nanos),
+        "SETXATTR(4,user.text,value,0)".to_owned(),
+        "REMOVEXATTR(4,user.text)".to_owned(),
+        "FLOCK(4,7,W)".to_owned(),
+        "FLOCK(4,7,U)".to_owned(),
+        "SETLK(4,8,W,5,14,99)".to_owned(),
+        format!("MOVE(2,b,1,l,0,5,{hour}):4"),
+        "UNLINK(1,two,0,false,true):3".to_owned(),
+    ];
+    assert_eq!(found, expected);
+}

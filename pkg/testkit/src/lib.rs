@@ -8,8 +8,8 @@
 //! Not here: the suites of the engines and stores, which stand beside their traits, and everything
 //! that needs a kernel (`integration/mount`).
 
-pub mod model;
 mod check;
+pub mod model;
 mod observe;
 mod run;
 mod shrink;

@@ -314,8 +314,7 @@ impl ModelFs {
     pub fn set_attr(&mut self, id: Id, set: ModelSet) -> Result<()> {
         self.node(id)?;
         let node = self.change().get_mut(&id).expect("it was just looked at");
-        if set.owner.is_some() {
-            let (uid, gid) = set.owner.expect("just tested");
+        if let Some((uid, gid)) = set.owner {
             (node.uid, node.gid) = (uid, gid);
             if node.kind != FileType::Directory {
                 node.mode &= !0o4000;

@@ -62,7 +62,9 @@ pub(crate) async fn list(vfs: &Vfs, dir: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
         let page = vfs.readdir(&cred, fh, offset, PAGE, true).await?;
         let Some(last) = page.last() else { break };
         offset = last.next;
-        let own = page.iter().filter(|e| !matches!(&e.name[..], b"." | b"..") && !Vfs::is_virtual(e.ino) && e.ino != Ino::TRASH);
+        let own = page
+            .iter()
+            .filter(|e| !matches!(&e.name[..], b"." | b"..") && !Vfs::is_virtual(e.ino) && e.ino != Ino::TRASH);
         all.extend(own.map(|e| (e.name.to_vec(), e.ino)));
     }
     vfs.releasedir(&cred, fh).await?;

@@ -279,7 +279,9 @@ impl Runner {
             Step::CopyRange { from, from_offset, to, to_offset, len } => {
                 vfs.copy_range(cred, fh(from), *from_offset, fh(to), *to_offset, *len).await.map(Outcome::Count)
             }
-            Step::Seek { slot, offset, whence } => vfs.lseek(cred, fh(slot), *offset, *whence).await.map(Outcome::Offset),
+            Step::Seek { slot, offset, whence } => {
+                vfs.lseek(cred, fh(slot), *offset, *whence).await.map(Outcome::Offset)
+            }
             other => unreachable!("{other:?} is not a call on a handle"),
         }
     }
@@ -338,7 +340,9 @@ impl Runner {
             Step::List { path } => Ok(Outcome::Names(self.node_at(path)?.entries.keys().cloned().collect())),
             Step::Truncate { path, length } => self.model.truncate(self.in_model(path)?, *length).map(done),
             Step::Chmod { path, mode } => self.set(path, ModelSet { mode: Some(*mode), ..ModelSet::default() }),
-            Step::Chown { path, uid, gid } => self.set(path, ModelSet { owner: Some((*uid, *gid)), ..ModelSet::default() }),
+            Step::Chown { path, uid, gid } => {
+                self.set(path, ModelSet { owner: Some((*uid, *gid)), ..ModelSet::default() })
+            }
             Step::Utimens { path, secs, nanos } => {
                 let mtime = Some(Timestamp { secs: *secs, nanos: *nanos });
                 self.set(path, ModelSet { mtime, ..ModelSet::default() })
@@ -432,7 +436,9 @@ impl Runner {
         let content = self.model.content(id);
         let is_zero = |from: u64, to: u64| {
             let pages = content.page_starts().filter(|p| p + 4096 > from && *p < to);
-            pages.into_iter().all(|p| content.read(p.max(from), (p + 4096).min(to) - p.max(from)).iter().all(|b| *b == 0))
+            pages
+                .into_iter()
+                .all(|p| content.read(p.max(from), (p + 4096).min(to) - p.max(from)).iter().all(|b| *b == 0))
         };
         let lawful = match (whence, real) {
             (_, Err(No::NoOffset)) if offset >= content.len() => true,
@@ -460,7 +466,8 @@ fn blur(real: Answer, right: &Answer) -> Answer {
 fn describe(answer: &Answer) -> String {
     match answer {
         Ok(Outcome::Bytes(bytes)) => {
-            let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+            let sum =
+                bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
             let zeros = bytes.iter().take_while(|b| **b == 0).count();
             format!("{} bytes {:?}… ({zeros} zeros first, sum {sum:x})", bytes.len(), &bytes[..bytes.len().min(8)])
         }

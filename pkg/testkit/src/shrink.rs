@@ -6,7 +6,12 @@ use crate::Step;
 ///
 /// `run` says how a sequence fails, if it does. Halves are left out first, then ever smaller parts,
 /// at last single steps.
-pub fn shrink(steps: Vec<Step>, complaint: String, tries: usize, mut run: impl FnMut(&[Step]) -> Option<String>) -> (Vec<Step>, String) {
+pub fn shrink(
+    steps: Vec<Step>,
+    complaint: String,
+    tries: usize,
+    mut run: impl FnMut(&[Step]) -> Option<String>,
+) -> (Vec<Step>, String) {
     let mut best = (steps, complaint);
     let mut part = best.0.len().div_ceil(2).max(1);
     let mut left = tries;

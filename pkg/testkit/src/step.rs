@@ -15,35 +15,132 @@ pub type Slot = u8;
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "named like the system calls and their arguments")]
 pub enum Step {
-    Make { path: String, kind: FileType, mode: u16, by: (u32, u32) },
-    Symlink { path: String, target: String },
-    Create { path: String, slot: Slot, exclusive: bool, mode: u16 },
-    Open { path: String, slot: Slot, write: bool, append: bool, truncate: bool },
-    Close { slot: Slot },
-    Read { slot: Slot, offset: u64, len: u32 },
-    Write { slot: Slot, offset: u64, len: u32, fill: u8, sync: bool },
-    Fsync { slot: Slot },
-    Truncate { path: String, length: u64 },
-    TruncateOpen { slot: Slot, length: u64 },
-    Fallocate { slot: Slot, mode: FallocMode, offset: u64, len: u64 },
-    CopyRange { from: Slot, from_offset: u64, to: Slot, to_offset: u64, len: u64 },
-    Seek { slot: Slot, offset: u64, whence: Whence },
-    Unlink { path: String },
-    Rmdir { path: String },
-    Rename { from: String, to: String, mode: RenameMode },
-    Link { from: String, to: String },
-    Readlink { path: String },
-    Stat { path: String },
-    List { path: String },
-    Chmod { path: String, mode: u16 },
-    Chown { path: String, uid: u32, gid: u32 },
-    Utimens { path: String, secs: i64, nanos: u32 },
-    SetXattr { path: String, name: String, bytes: u16, mode: XattrMode },
-    GetXattr { path: String, name: String },
-    ListXattr { path: String },
-    RemoveXattr { path: String, name: String },
+    Make {
+        path: String,
+        kind: FileType,
+        mode: u16,
+        by: (u32, u32),
+    },
+    Symlink {
+        path: String,
+        target: String,
+    },
+    Create {
+        path: String,
+        slot: Slot,
+        exclusive: bool,
+        mode: u16,
+    },
+    Open {
+        path: String,
+        slot: Slot,
+        write: bool,
+        append: bool,
+        truncate: bool,
+    },
+    Close {
+        slot: Slot,
+    },
+    Read {
+        slot: Slot,
+        offset: u64,
+        len: u32,
+    },
+    Write {
+        slot: Slot,
+        offset: u64,
+        len: u32,
+        fill: u8,
+        sync: bool,
+    },
+    Fsync {
+        slot: Slot,
+    },
+    Truncate {
+        path: String,
+        length: u64,
+    },
+    TruncateOpen {
+        slot: Slot,
+        length: u64,
+    },
+    Fallocate {
+        slot: Slot,
+        mode: FallocMode,
+        offset: u64,
+        len: u64,
+    },
+    CopyRange {
+        from: Slot,
+        from_offset: u64,
+        to: Slot,
+        to_offset: u64,
+        len: u64,
+    },
+    Seek {
+        slot: Slot,
+        offset: u64,
+        whence: Whence,
+    },
+    Unlink {
+        path: String,
+    },
+    Rmdir {
+        path: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+        mode: RenameMode,
+    },
+    Link {
+        from: String,
+        to: String,
+    },
+    Readlink {
+        path: String,
+    },
+    Stat {
+        path: String,
+    },
+    List {
+        path: String,
+    },
+    Chmod {
+        path: String,
+        mode: u16,
+    },
+    Chown {
+        path: String,
+        uid: u32,
+        gid: u32,
+    },
+    Utimens {
+        path: String,
+        secs: i64,
+        nanos: u32,
+    },
+    SetXattr {
+        path: String,
+        name: String,
+        bytes: u16,
+        mode: XattrMode,
+    },
+    GetXattr {
+        path: String,
+        name: String,
+    },
+    ListXattr {
+        path: String,
+    },
+    RemoveXattr {
+        path: String,
+        name: String,
+    },
     /// Time passes.
-    Wait { millis: u64 },
+    Wait {
+        millis: u64,
+    },
     /// Compares everything that can be seen.
     Compare,
     /// An orderly close, and open again.
@@ -151,7 +248,8 @@ impl Chance {
         match self.below(24) {
             0..4 => Step::Make { path, kind: FileType::Directory, mode: self.mode(), by: self.owner() },
             4 => {
-                let kinds = [FileType::File, FileType::Fifo, FileType::Socket, FileType::CharDevice, FileType::BlockDevice];
+                let kinds =
+                    [FileType::File, FileType::Fifo, FileType::Socket, FileType::CharDevice, FileType::BlockDevice];
                 Step::Make { path, kind: self.pick(&kinds), mode: self.mode(), by: self.owner() }
             }
             5 => Step::Symlink { path, target: self.path() },
@@ -167,7 +265,11 @@ impl Chance {
             17 => Step::List { path },
             18 => Step::Chmod { path, mode: self.mode() },
             19 => Step::Chown { path, uid: self.pick(&[0, 7, 1000]), gid: self.pick(&[0, 7, 1000]) },
-            20 => Step::Utimens { path, secs: self.pick(&[0, 1, 1_700_000_000, 4_000_000_000]), nanos: self.pick(&[0, 1, 999_999_999]) },
+            20 => Step::Utimens {
+                path,
+                secs: self.pick(&[0, 1, 1_700_000_000, 4_000_000_000]),
+                nanos: self.pick(&[0, 1, 999_999_999]),
+            },
             21 => {
                 let mode = self.pick(&[XattrMode::Set, XattrMode::Set, XattrMode::Create, XattrMode::Replace]);
                 Step::SetXattr { path, name: self.pick(&names).into(), bytes: self.pick(&[0, 5, 300]), mode }

@@ -177,7 +177,8 @@ impl World {
         let life = self.life.take().expect("it lives");
         if life.env.is_simulated() {
             let now = life.runtime.block_on(async { life.env.now() });
-            self.lived = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(Duration::from_secs(EPOCH_SECS));
+            self.lived =
+                now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(Duration::from_secs(EPOCH_SECS));
         }
         let keys = life.objects.keys();
         let objects = life.runtime.block_on(async {
@@ -282,15 +283,7 @@ impl World {
     }
 }
 
-type Opened = (
-    Env,
-    Arc<dyn Engine>,
-    Arc<MemStore>,
-    Arc<FaultyStore>,
-    Arc<BlockCache>,
-    Arc<Meta>,
-    Arc<Vfs>,
-);
+type Opened = (Env, Arc<dyn Engine>, Arc<MemStore>, Arc<FaultyStore>, Arc<BlockCache>, Arc<Meta>, Arc<Vfs>);
 
 impl Life {
     async fn close(&self) -> Result<(), String> {

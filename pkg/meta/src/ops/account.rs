@@ -39,6 +39,22 @@ pub(crate) fn volume(cx: &Context, tx: &mut dyn Txn, owner: &Attr, change: Usage
     if change.is_zero() {
         return Ok(());
     }
+    check_volume(cx, tx, change)?;
+    add_to_volume(tx, change)?;
+    owner_usage(cx, tx, owner.uid, owner.gid, change)
+}
+
+/// The same for what nobody asked for, like an hour directory: no limit stops it.
+pub(crate) fn volume_without_limit(cx: &Context, tx: &mut dyn Txn, owner: &Attr, change: Usage) -> Result<()> {
+    add_to_volume(tx, change)?;
+    if cx.policy.user_group_quota {
+        add_owner_usage(tx, QuotaKind::User, owner.uid, change)?;
+        add_owner_usage(tx, QuotaKind::Group, owner.gid, change)?;
+    }
+    Ok(())
+}
+
+fn check_volume(cx: &Context, tx: &mut dyn Txn, change: Usage) -> Result<()> {
     let over = |limit: u64, used: i64, add: i64| limit > 0 && add > 0 && used + add > limit as i64;
     if cx.policy.capacity > 0 && over(cx.policy.capacity, tx.counter(Counter::UsedSpace)?, change.space) {
         return Err(Error::NoSpace);
@@ -46,9 +62,12 @@ pub(crate) fn volume(cx: &Context, tx: &mut dyn Txn, owner: &Attr, change: Usage
     if cx.policy.inodes > 0 && over(cx.policy.inodes, tx.counter(Counter::TotalInodes)?, change.inodes) {
         return Err(Error::NoSpace);
     }
+    Ok(())
+}
+
+fn add_to_volume(tx: &mut dyn Txn, change: Usage) -> Result<()> {
     tx.add_counter(Counter::UsedSpace, change.space)?;
-    tx.add_counter(Counter::TotalInodes, change.inodes)?;
-    owner_usage(cx, tx, owner.uid, owner.gid, change)
+    tx.add_counter(Counter::TotalInodes, change.inodes)
 }
 
 /// What a user and a group own.
@@ -57,16 +76,40 @@ pub(crate) fn owner_usage(cx: &Context, tx: &mut dyn Txn, uid: u32, gid: u32, ch
         return Ok(());
     }
     for (kind, id) in [(QuotaKind::User, uid), (QuotaKind::Group, gid)] {
-        let key = QuotaKey { kind, id: u64::from(id) };
-        match tx.quota(key)? {
-            Some(quota) if quota.exceeded_by(change.space, change.inodes) => return Err(Error::Quota),
-            Some(_) => {
-                tx.add_quota_used(key, change.space, change.inodes)?;
-            }
-            None => {
-                tx.put_quota(key, &Quota { used_space: change.space, used_inodes: change.inodes, ..Quota::UNLIMITED })?
-            }
+        let quota = tx.quota(QuotaKey { kind, id: u64::from(id) })?;
+        if quota.is_some_and(|q| q.exceeded_by(change.space, change.inodes)) {
+            return Err(Error::Quota);
         }
+        add_owner_usage(tx, kind, id, change)?;
+    }
+    Ok(())
+}
+
+/// An inode changed owners: only the user or group that did is asked for room.
+pub(crate) fn owner_changed(cx: &Context, tx: &mut dyn Txn, old: &Attr, new: &Attr) -> Result<()> {
+    if !cx.policy.user_group_quota {
+        return Ok(());
+    }
+    let usage = Usage::of(old);
+    for (kind, from, to) in [(QuotaKind::User, old.uid, new.uid), (QuotaKind::Group, old.gid, new.gid)] {
+        if from == to {
+            continue;
+        }
+        let quota = tx.quota(QuotaKey { kind, id: u64::from(to) })?;
+        if quota.is_some_and(|q| q.exceeded_by(usage.space, usage.inodes)) {
+            return Err(Error::Quota);
+        }
+        add_owner_usage(tx, kind, from, usage.negated())?;
+        add_owner_usage(tx, kind, to, usage)?;
+    }
+    Ok(())
+}
+
+/// Records are made on demand: they double as usage statistics.
+fn add_owner_usage(tx: &mut dyn Txn, kind: QuotaKind, id: u32, Usage { space, inodes }: Usage) -> Result<()> {
+    let key = QuotaKey { kind, id: u64::from(id) };
+    if !tx.add_quota_used(key, space, inodes)? {
+        tx.put_quota(key, &Quota { used_space: space, used_inodes: inodes, ..Quota::UNLIMITED })?;
     }
     Ok(())
 }
@@ -118,6 +161,16 @@ pub(crate) fn dir_stat(cx: &Context, tx: &mut dyn Txn, dir: Ino, change: DirStat
     Ok(())
 }
 
+/// Makes missing statistics now: for operations that change a directory in steps, since a count
+/// between two of them would be wrong.
+pub(crate) fn ensure_dir_stat(cx: &Context, tx: &mut dyn Txn, dir: Ino) -> Result<()> {
+    if cx.policy.dir_stats && dir != Ino::TRASH && tx.dir_stat(dir)?.is_none() {
+        let counted = count_entries(tx, dir)?;
+        tx.put_dir_stat(dir, &counted)?;
+    }
+    Ok(())
+}
+
 /// Statistics of a directory, counted entry by entry.
 pub(crate) fn count_entries(tx: &mut dyn Txn, dir: Ino) -> Result<DirStat> {
     let mut total = DirStat::default();
@@ -139,7 +192,7 @@ pub(crate) fn count_entries(tx: &mut dyn Txn, dir: Ino) -> Result<DirStat> {
 
 const COUNT_PAGE: usize = 1000;
 
-/// A regular file's length changed: counters, the statistics and quotas of every parent.
+/// A regular file's length is about to change: counters, the statistics and quotas of every parent.
 pub(crate) fn resized(cx: &Context, tx: &mut dyn Txn, ino: Ino, old: &Attr, new_length: u64) -> Result<()> {
     let new = Attr { length: new_length, ..*old };
     let length = new.length as i64 - old.length as i64;
@@ -151,7 +204,12 @@ pub(crate) fn resized(cx: &Context, tx: &mut dyn Txn, ino: Ino, old: &Attr, new_
     for (parent, names) in parents_of(tx, ino, old)? {
         let n = i64::from(names);
         dir_quotas(tx, parent, Usage { space: change.space * n, inodes: 0 })?;
-        dir_stat(cx, tx, parent, DirStat { length: length * n, space: change.space * n, inodes: 0 })?;
+        let grown = DirStat { length: length * n, space: change.space * n, inodes: 0 };
+        if cx.policy.dir_stats && grown != DirStat::default() && !tx.add_dir_stat(parent, &grown)? {
+            // A count still finds the old length.
+            let counted = count_entries(tx, parent)?.plus(grown);
+            tx.put_dir_stat(parent, &counted)?;
+        }
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ impl Op for SetAcl {
         if !self.cred.is_root() && self.cred.uid != old.uid {
             return Err(Error::NotPermitted);
         }
-        if old.flags.has(Flags::IMMUTABLE) {
+        if old.flags.has(Flags::IMMUTABLE) || old.parent.is_trash() {
             return Err(Error::NotPermitted);
         }
         if self.kind == AclKind::Default && !old.is_dir() {

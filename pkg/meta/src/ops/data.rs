@@ -43,6 +43,8 @@ pub struct Commit {
 pub struct Committed {
     /// The file's attributes now.
     pub attr: Attr,
+    /// What they were.
+    pub before: Attr,
     /// Records in each written chunk's list now.
     pub counts: Vec<(ChunkIndex, u32)>,
 }
@@ -51,7 +53,7 @@ impl Op for Commit {
     type Out = Committed;
 
     fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Committed> {
-        let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH))?;
+        let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT))?;
         if !old.is_file() {
             return Err(Error::NotPermitted);
         }
@@ -70,7 +72,7 @@ impl Op for Commit {
             ..Default::default()
         };
         tx.change_attr(self.ino, &change)?;
-        Ok(Committed { attr: change.applied_to(&old), counts })
+        Ok(Committed { attr: change.applied_to(&old), before: old, counts })
     }
 }
 
@@ -88,9 +90,10 @@ impl Commit {
         for (slice, refs) in self.references() {
             tx.insert_slice(slice, refs)?;
         }
-        for s in &self.slices {
+        for (i, s) in self.slices.iter().enumerate() {
             let r = &s.record;
-            let count = counts.iter().find(|c| c.0 == s.index).map_or(0, |c| c.1);
+            let later = self.slices[i + 1..].iter().filter(|later| later.index == s.index).count() as u32;
+            let count = counts.iter().find(|c| c.0 == s.index).map_or(0, |c| c.1) - later;
             log(
                 cx,
                 tx,

@@ -9,6 +9,7 @@ pub mod create;
 pub mod data;
 pub mod link;
 pub mod lock;
+pub mod recount;
 pub mod remove;
 pub mod rename;
 pub mod session;

@@ -3,7 +3,7 @@
 use cairn_types::{Attr, FileType, Flags, Ino};
 
 use super::account::{self, Usage};
-use super::{attr, directory, touch, trash};
+use super::{directory, touch, trash};
 use crate::changelog::{Escaped, log};
 use crate::cred::{Cred, Want, existing_entry};
 use crate::record::{DeletedFile, DirStat, Entry, QuotaKey, QuotaKind};
@@ -58,10 +58,10 @@ impl Op for Unlink {
         if entry.kind == FileType::Directory {
             return Err(Error::IsDirectory);
         }
-        check_may_remove(tx, &self.cred, self.parent, &parent, entry.ino)?;
+        let old = check_may_remove(tx, &self.cred, self.parent, &parent, entry.ino, Rely::ALL)?;
         tx.remove_entry(self.parent, &self.name)?;
         let touched = !self.parent.is_trash() && touch(cx, tx, self.parent, &parent, AttrChange::default())?;
-        let removed = drop_name(cx, tx, self.parent, &self.name, entry, self.skip_trash)?;
+        let removed = drop_name(cx, tx, (self.parent, &self.name), entry, old, self.skip_trash)?;
         let (trash, opened) = (trash_of(removed.fate), removed.fate == Fate::Sustained);
         log(cx, tx, "UNLINK", &[&self.parent, &Escaped(&self.name), &trash, &opened, &touched], Some(&entry.ino))?;
         Ok(removed)
@@ -76,8 +76,16 @@ pub(crate) fn trash_of(fate: Fate) -> Ino {
     }
 }
 
-/// Permissions, flags and the sticky rule for taking a name out of `dir`. A dangling entry may go.
-pub(crate) fn check_may_remove(tx: &mut dyn Txn, cred: &Cred, parent: Ino, dir: &Attr, victim: Ino) -> Result<()> {
+/// Permissions, flags and the sticky rule for taking a name out of `dir`. Answers the victim's
+/// attributes, of which `rely` is relied on too. A dangling entry, which has none, may go.
+pub(crate) fn check_may_remove(
+    tx: &mut dyn Txn,
+    cred: &Cred,
+    parent: Ino,
+    dir: &Attr,
+    victim: Ino,
+    rely: Rely,
+) -> Result<Option<Attr>> {
     if parent == Ino::TRASH || (parent.is_trash() && !cred.is_root()) {
         return Err(Error::NotPermitted);
     }
@@ -85,12 +93,12 @@ pub(crate) fn check_may_remove(tx: &mut dyn Txn, cred: &Cred, parent: Ino, dir: 
     if dir.flags.has_any(Flags::IMMUTABLE.with(Flags::APPEND)) {
         return Err(Error::NotPermitted);
     }
-    let Some(victim) = tx.attr(victim, Rely::PERMISSION.and(Rely::FLAGS))? else { return Ok(()) };
+    let Some(victim) = tx.attr(victim, rely.and(Rely::PERMISSION).and(Rely::FLAGS))? else { return Ok(None) };
     cred.check_sticky(dir, &victim)?;
     if victim.flags.has_any(Flags::IMMUTABLE.with(Flags::APPEND)) {
         return Err(Error::NotPermitted);
     }
-    Ok(())
+    Ok(Some(victim))
 }
 
 /// The entry is gone from `parent`: decides the fate of its inode and keeps the books.
@@ -100,18 +108,13 @@ pub(crate) fn check_may_remove(tx: &mut dyn Txn, cred: &Cred, parent: Ino, dir: 
 pub(crate) fn drop_name(
     cx: &Context,
     tx: &mut dyn Txn,
-    parent: Ino,
-    name: &[u8],
+    (parent, name): (Ino, &[u8]),
     entry: Entry,
+    old: Option<Attr>,
     skip_trash: bool,
 ) -> Result<Removed> {
     let ino = entry.ino;
-    let Some(old) = tx.attr(ino, Rely::ALL)? else {
-        // A dangling entry: nothing else to do.
-        account::dir_stat(cx, tx, parent, DirStat { length: 0, space: -4096, inodes: -1 })?;
-        let attr = Attr { kind: entry.kind, ..Attr::default() };
-        return Ok(Removed { ino, attr, fate: Fate::Gone });
-    };
+    let Some(old) = old else { return drop_dangling(cx, tx, parent, entry) };
     if trash::takes(cx, parent, &old, skip_trash)
         && let Some(removed) = move_to_trash(cx, tx, parent, name, entry, &old)?
     {
@@ -127,6 +130,12 @@ pub(crate) fn drop_name(
         return Ok(Removed { ino, attr: change.applied_to(&old), fate: Fate::Linked });
     }
     delete_inode(cx, tx, ino, &old)
+}
+
+/// An entry whose inode does not exist: nothing else to do.
+fn drop_dangling(cx: &Context, tx: &mut dyn Txn, parent: Ino, entry: Entry) -> Result<Removed> {
+    account::dir_stat(cx, tx, parent, DirStat { length: 0, space: -4096, inodes: -1 })?;
+    Ok(Removed { ino: entry.ino, attr: Attr { kind: entry.kind, ..Attr::default() }, fate: Fate::Gone })
 }
 
 fn move_to_trash(
@@ -248,7 +257,7 @@ impl Op for Rmdir {
         if entry.kind != FileType::Directory {
             return Err(Error::NotDirectory);
         }
-        check_may_remove(tx, &self.cred, self.parent, &parent, entry.ino)?;
+        let old = check_may_remove(tx, &self.cred, self.parent, &parent, entry.ino, Rely::ALL)?;
         if !tx.dir_is_empty(entry.ino)? {
             return Err(Error::NotEmpty);
         }
@@ -256,7 +265,7 @@ impl Op for Rmdir {
         if !self.parent.is_trash() {
             touch(cx, tx, self.parent, &parent, AttrChange { nlink_add: -1, ..Default::default() })?;
         }
-        let removed = drop_directory(cx, tx, self.parent, &self.name, entry, self.skip_trash)?;
+        let removed = drop_directory(cx, tx, (self.parent, &self.name), entry, old, self.skip_trash)?;
         log(cx, tx, "RMDIR", &[&self.parent, &Escaped(&self.name), &trash_of(removed.fate)], Some(&entry.ino))?;
         Ok(removed)
     }
@@ -266,24 +275,17 @@ impl Op for Rmdir {
 pub(crate) fn drop_directory(
     cx: &Context,
     tx: &mut dyn Txn,
-    parent: Ino,
-    name: &[u8],
+    (parent, name): (Ino, &[u8]),
     entry: Entry,
+    old: Option<Attr>,
     skip_trash: bool,
 ) -> Result<Removed> {
     let ino = entry.ino;
-    if let Some(quota) = tx.quota(QuotaKey { kind: QuotaKind::Dir, id: ino.0 })? {
-        debug_assert!(quota.used_inodes >= 0);
+    if tx.any_dir_quota()? {
         tx.remove_quota(QuotaKey { kind: QuotaKind::Dir, id: ino.0 })?;
     }
     tx.remove_dir_stat(ino)?;
-    let old = match attr(tx, ino, Rely::ALL) {
-        Ok(old) => old,
-        Err(Error::NoEntry) => {
-            return Ok(Removed { ino, attr: Attr { kind: entry.kind, ..Attr::default() }, fate: Fate::Gone });
-        }
-        Err(e) => return Err(e),
-    };
+    let Some(old) = old else { return drop_dangling(cx, tx, parent, entry) };
     if trash::takes(cx, parent, &old, skip_trash)
         && let Some(removed) = move_to_trash(cx, tx, parent, name, entry, &old)?
     {

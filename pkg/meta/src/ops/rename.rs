@@ -53,6 +53,9 @@ pub struct Renamed {
     pub exchanged: Option<Ino>,
 }
 
+/// What moving an inode depends on.
+const MOVED: Rely = Rely::KIND.and(Rely::PARENT).and(Rely::LENGTH);
+
 /// One side of a rename.
 struct Side {
     parent: Ino,
@@ -93,8 +96,7 @@ impl Rename {
     fn source(&self, tx: &mut dyn Txn) -> Result<Side> {
         let dir = directory(tx, self.parent)?;
         let entry = existing_entry(tx, self.parent, &self.name)?;
-        check_may_remove(tx, &self.cred, self.parent, &dir, entry.ino)?;
-        let attr = attr(tx, entry.ino, Rely::KIND.and(Rely::PARENT).and(Rely::LENGTH))?;
+        let attr = check_may_remove(tx, &self.cred, self.parent, &dir, entry.ino, MOVED)?.ok_or(Error::NoEntry)?;
         Ok(Side { parent: self.parent, dir, entry, attr })
     }
 
@@ -131,9 +133,13 @@ impl Rename {
         new_dir: Attr,
         target: Option<Entry>,
     ) -> Result<Renamed> {
-        if let Some(target) = target {
-            self.check_replaceable(tx, &source, &new_dir, target)?;
-        }
+        let old = match target {
+            Some(target) => {
+                account::ensure_dir_stat(cx, tx, self.new_parent)?;
+                self.check_replaceable(tx, &source, &new_dir, target)?
+            }
+            None => None,
+        };
         tx.remove_entry(self.parent, &self.name)?;
         let moved = move_usage(tx, &source, self.new_parent)?;
         let replaced = match target {
@@ -141,7 +147,7 @@ impl Rename {
             Some(target) => {
                 tx.remove_entry(self.new_parent, &self.new_name)?;
                 let drop = if target.kind == FileType::Directory { drop_directory } else { drop_name };
-                Some(drop(cx, tx, self.new_parent, &self.new_name, target, false)?)
+                Some(drop(cx, tx, (self.new_parent, &self.new_name), target, old, false)?)
             }
         };
         tx.insert_entry(self.new_parent, &self.new_name, source.entry)?;
@@ -152,33 +158,47 @@ impl Rename {
         let dir_replaced = target.is_some_and(|t| t.kind == FileType::Directory);
         let nlink_new = i32::from(dir_moves) - i32::from(dir_replaced);
         self.touch_parents(cx, tx, &source.dir, &new_dir, -i32::from(dir_moves), nlink_new)?;
-        self.log(cx, tx, source.entry.ino, replaced.as_ref())?;
+        let (gone, trash) = replaced.map_or((Ino(0), Ino(0)), |r| (r.ino, trash_of(r.fate)));
+        self.log(cx, tx, source.entry.ino, gone, trash)?;
         Ok(Renamed { ino: source.entry.ino, attr, replaced, exchanged: None })
     }
 
-    fn check_replaceable(&self, tx: &mut dyn Txn, source: &Side, new_dir: &Attr, target: Entry) -> Result<()> {
-        check_may_remove(tx, &self.cred, self.new_parent, new_dir, target.ino)?;
+    fn check_replaceable(
+        &self,
+        tx: &mut dyn Txn,
+        source: &Side,
+        new_dir: &Attr,
+        target: Entry,
+    ) -> Result<Option<Attr>> {
+        let old = check_may_remove(tx, &self.cred, self.new_parent, new_dir, target.ino, Rely::ALL)?;
         match (source.entry.kind == FileType::Directory, target.kind == FileType::Directory) {
             (true, false) => Err(Error::NotDirectory),
             (false, true) => Err(Error::IsDirectory),
             (true, true) if !tx.dir_is_empty(target.ino)? => Err(Error::NotEmpty),
-            _ => Ok(()),
+            _ => Ok(old),
         }
     }
 
     fn exchange(&self, cx: &Context, tx: &mut dyn Txn, source: Side, new_dir: Attr, target: Entry) -> Result<Renamed> {
-        check_may_remove(tx, &self.cred, self.new_parent, &new_dir, target.ino)?;
-        let there = Side {
-            parent: self.new_parent,
-            dir: new_dir,
-            entry: target,
-            attr: attr(tx, target.ino, Rely::KIND.and(Rely::PARENT).and(Rely::LENGTH))?,
-        };
+        // What comes back would come into the trash, where nothing is put by hand.
+        if self.parent.is_trash() || source.dir.parent.is_trash() {
+            return Err(Error::NotPermitted);
+        }
+        let attr = check_may_remove(tx, &self.cred, self.new_parent, &new_dir, target.ino, MOVED)?;
+        let attr = attr.ok_or(Error::NoEntry)?;
+        let there = Side { parent: self.new_parent, dir: new_dir, entry: target, attr };
         if there.attr.is_dir() {
             refuse_cycle(tx, target.ino, self.parent)?;
+            if self.new_parent != self.parent {
+                self.cred.require(tx, &there.attr, Want::WRITE)?;
+            }
         }
         let moved_there = move_usage(tx, &source, self.new_parent)?;
         let moved_here = move_usage(tx, &there, self.parent)?;
+        if self.parent != self.new_parent {
+            account::ensure_dir_stat(cx, tx, self.parent)?;
+            account::ensure_dir_stat(cx, tx, self.new_parent)?;
+        }
         tx.replace_entry(self.parent, &self.name, target)?;
         tx.replace_entry(self.new_parent, &self.new_name, source.entry)?;
         let new_attr = reparent(cx, tx, &source, self.new_parent)?;
@@ -191,7 +211,7 @@ impl Rename {
             i32::from(there.attr.is_dir()) - i32::from(source.attr.is_dir())
         };
         self.touch_parents(cx, tx, &source.dir, &there.dir, shift, -shift)?;
-        self.log(cx, tx, source.entry.ino, None)?;
+        self.log(cx, tx, source.entry.ino, target.ino, Ino(0))?;
         Ok(Renamed { ino: source.entry.ino, attr: new_attr, replaced: None, exchanged: Some(target.ino) })
     }
 
@@ -220,18 +240,17 @@ impl Rename {
         Ok(())
     }
 
-    fn log(&self, cx: &Context, tx: &mut dyn Txn, ino: Ino, replaced: Option<&Removed>) -> Result<()> {
+    fn log(&self, cx: &Context, tx: &mut dyn Txn, ino: Ino, target: Ino, trash: Ino) -> Result<()> {
         let flags = match self.mode {
             RenameMode::Replace => 0,
             RenameMode::NoReplace => 1,
             RenameMode::Exchange => 2,
         };
-        let (gone, trash) = replaced.map_or((Ino(0), Ino(0)), |r| (r.ino, trash_of(r.fate)));
         log(
             cx,
             tx,
             "MOVE",
-            &[&self.parent, &Escaped(&self.name), &self.new_parent, &Escaped(&self.new_name), &flags, &gone, &trash],
+            &[&self.parent, &Escaped(&self.name), &self.new_parent, &Escaped(&self.new_name), &flags, &target, &trash],
             Some(&ino),
         )
     }
@@ -268,6 +287,11 @@ fn move_usage(tx: &mut dyn Txn, side: &Side, to: Ino) -> Result<DirStat> {
 fn move_stats(cx: &Context, tx: &mut dyn Txn, side: &Side, to: Ino, stat: DirStat) -> Result<()> {
     if side.parent == to {
         return Ok(());
+    }
+    if side.parent.is_trash() && side.attr.is_dir() && cx.policy.dir_stats {
+        // Removal took its own statistics away.
+        let counted = account::count_entries(tx, side.entry.ino)?;
+        tx.put_dir_stat(side.entry.ino, &counted)?;
     }
     account::dir_stat(cx, tx, side.parent, stat.negated())?;
     account::dir_stat(cx, tx, to, stat)

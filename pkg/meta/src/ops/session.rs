@@ -20,7 +20,10 @@ impl Op for StartSession {
     type Out = SessionId;
 
     fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<SessionId> {
-        let sid = SessionId((tx.counter(Counter::NextSession)? + 1) as u64);
+        let mut sid = SessionId((tx.counter(Counter::NextSession)? + 1) as u64);
+        while tx.session(sid)?.is_some() {
+            sid.0 += 1;
+        }
         tx.set_counter(Counter::NextSession, sid.0 as i64)?;
         log(cx, tx, "INCR_COUNTER", &[&Counter::NextSession.name(), &1], None)?;
         tx.put_session(&SessionRecord { sid, expire_secs: self.expire_secs, info: self.info.clone() })?;
@@ -29,20 +32,40 @@ impl Op for StartSession {
     }
 }
 
-/// Says that a session lives. Answers whether it was still known; it is put back if not.
+/// Says that a session lives. If it was reaped, it goes on under a new number.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     /// The session as it should be.
     pub session: SessionRecord,
 }
 
-impl Op for Heartbeat {
-    type Out = bool;
+/// The new life of a session that was reaped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reborn {
+    /// Its new number.
+    pub sid: SessionId,
+    /// Unlinked inodes that are still alive: they were marked under the old number after it was reaped.
+    pub kept: Vec<Ino>,
+}
 
-    fn apply(&self, _: &Context, tx: &mut dyn Txn) -> Result<bool> {
-        let known = tx.session(self.session.sid)?.is_some();
-        tx.put_session(&self.session)?;
-        Ok(known)
+impl Op for Heartbeat {
+    type Out = Option<Reborn>;
+
+    fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Option<Reborn>> {
+        let SessionRecord { sid: old, expire_secs, info } = self.session.clone();
+        if tx.session(old)?.is_some() {
+            tx.put_session(&self.session)?;
+            return Ok(None);
+        }
+        let sid = StartSession { expire_secs, info }.apply(cx, tx)?;
+        // Whatever still stands under the old number nobody would ever clean up.
+        let kept = tx.sustained(old)?;
+        for &ino in &kept {
+            tx.remove_sustained(old, ino)?;
+            tx.insert_sustained(sid, ino)?;
+        }
+        tx.remove_locks(old)?;
+        Ok(Some(Reborn { sid, kept }))
     }
 }
 

@@ -2,8 +2,7 @@
 
 use cairn_types::{Attr, Flags, Ino, Timestamp};
 
-use super::account::{self, Usage};
-use super::attr;
+use super::{account, attr};
 use crate::changelog::log;
 use crate::cred::{Cred, Want};
 use crate::txn::{AttrChange, Context, Op, Rely, Txn};
@@ -76,7 +75,7 @@ impl Op for Set {
         tx.change_attr(self.ino, &change)?;
         let new = change.applied_to(&old);
         if (new.uid, new.gid) != (old.uid, old.gid) {
-            move_owner_usage(cx, tx, &old, &new)?;
+            account::owner_changed(cx, tx, &old, &new)?;
         }
         self.log(cx, tx, &new)?;
         Ok(new)
@@ -179,6 +178,8 @@ impl Set {
             (self.set.gid.is_some(), 4),
             (self.set.atime.is_some(), 16),
             (self.set.mtime.is_some(), 32),
+            (self.set.atime == Some(SetTime::Now), 128),
+            (self.set.mtime == Some(SetTime::Now), 256),
             (self.set.flags.is_some(), 1 << 15),
         ];
         let set: u32 = bits.iter().filter(|b| b.0).map(|b| b.1).sum();
@@ -217,15 +218,9 @@ pub(crate) fn drop_privilege(old: &Attr, change: &mut AttrChange) {
     if mode & 0o010 != 0 {
         kept &= !0o2000;
     }
-    if kept != old.mode {
+    if kept != mode {
         change.mode = Some(kept);
     }
-}
-
-fn move_owner_usage(cx: &Context, tx: &mut dyn Txn, old: &Attr, new: &Attr) -> Result<()> {
-    let usage = Usage::of(old);
-    account::owner_usage(cx, tx, old.uid, old.gid, usage.negated())?;
-    account::owner_usage(cx, tx, new.uid, new.gid, usage)
 }
 
 /// Sets the access time only, if it is due: reads call it.

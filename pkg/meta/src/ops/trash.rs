@@ -4,6 +4,7 @@ use cairn_types::{Attr, Date, FileType, Flags, Ino, Timestamp};
 
 use super::account;
 use crate::Result;
+use crate::changelog::log;
 use crate::record::{DirStat, Entry};
 use crate::txn::{Context, Counter, Rely, Txn};
 
@@ -28,7 +29,10 @@ pub(crate) fn hour_directory(cx: &Context, tx: &mut dyn Txn) -> Result<Option<In
     if cx.policy.dir_stats {
         tx.put_dir_stat(ino, &DirStat::default())?;
     }
-    account::volume(cx, tx, &attr, account::Usage::of(&attr))?;
+    // A full volume must still let its files go.
+    account::volume_without_limit(cx, tx, &attr, account::Usage::of(&attr))?;
+    let kind = FileType::Directory as u8;
+    log(cx, tx, "CREATE", &[&Ino::TRASH, &name, &0, &0, &kind, &attr.mode, &0, &"", &"linux", &false], Some(&ino))?;
     Ok(Some(ino))
 }
 

@@ -112,7 +112,10 @@ impl SeenNode {
             self.nlink,
             self.rdev,
             String::from_utf8_lossy(&self.target),
-            self.xattrs.iter().map(|(n, v)| (String::from_utf8_lossy(n), v.len(), v.iter().map(|b| u64::from(*b)).sum::<u64>())).collect::<Vec<_>>(),
+            self.xattrs
+                .iter()
+                .map(|(n, v)| (String::from_utf8_lossy(n), v.len(), v.iter().map(|b| u64::from(*b)).sum::<u64>()))
+                .collect::<Vec<_>>(),
         )
     }
 }

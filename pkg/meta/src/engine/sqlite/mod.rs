@@ -1,6 +1,6 @@
 //! A volume in one SQLite file, in the very tables a JuiceFS client keeps there.
 //!
-//! One writer thread commits whatever queued up while its last commit ran ([`writer`]); reads run
+//! One writer thread commits whatever queued up while its last commit ran (`writer`); reads run
 //! on the calling thread, on read-only connections, each call over one snapshot. A commit that
 //! somebody asked to survive a power cut syncs the log, others leave that to the next one that does.
 //!

@@ -1,4 +1,4 @@
-//! Sums that a batch changes often, kept in memory until just before its commit.
+//! What a batch changes or asks often, kept in memory until just before its commit.
 //!
 //! Every create changes `usedSpace`, `totalInodes` and its directory's statistics; a batch of
 //! hundreds would rewrite the same rows each time. The sums of a failed operation are taken back.
@@ -24,6 +24,8 @@ pub(super) struct Slot {
 pub(super) struct Pending {
     counters: [i64; 2],
     dirs: HashMap<Ino, Slot>,
+    /// Whether there is any directory quota, once it was asked: nobody else writes meanwhile.
+    pub(super) any_dir_quota: Option<bool>,
     counters_before: [i64; 2],
     dirs_before: Vec<(Ino, Option<Slot>)>,
 }
@@ -55,6 +57,7 @@ impl Pending {
     /// The operation failed.
     pub(super) fn take_back(&mut self) {
         self.counters = self.counters_before;
+        self.any_dir_quota = None;
         for (dir, before) in self.dirs_before.drain(..).rev() {
             match before {
                 Some(slot) => self.dirs.insert(dir, slot),
@@ -67,6 +70,7 @@ impl Pending {
     pub(super) fn clear(&mut self) {
         self.counters = [0; 2];
         self.dirs.clear();
+        self.any_dir_quota = None;
         self.mark();
     }
 

@@ -487,9 +487,12 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn add_dir_stat(&mut self, dir: Ino, delta: &DirStat) -> Result<bool> {
-        let slot = match self.pending.dir(dir) {
-            Some(slot) => slot,
-            None => Slot { exists: self.stored_dir_stat(dir)?.is_some(), delta: DirStat::default() },
+        let Some(slot) = self.pending.dir(dir) else {
+            // The first change goes to the row at once, which tells whether there is one.
+            let params = params![Bits(dir.0), delta.length, delta.space, delta.inodes];
+            let exists = self.run("add to directory statistics", &self.sql.add_dir_stat, params)? > 0;
+            self.pending.set_dir(dir, Slot { exists, delta: DirStat::default() });
+            return Ok(exists);
         };
         self.pending.set_dir(dir, Slot { exists: slot.exists, delta: slot.delta.plus(*delta) });
         Ok(slot.exists)
@@ -509,6 +512,7 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn put_quota(&mut self, key: QuotaKey, q: &Quota) -> Result<()> {
+        self.pending.any_dir_quota = None;
         match owner_kind(key.kind) {
             None => {
                 let params = params![Bits(key.id), q.max_space, q.max_inodes, q.used_space, q.used_inodes];
@@ -532,6 +536,7 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn remove_quota(&mut self, key: QuotaKey) -> Result<()> {
+        self.pending.any_dir_quota = None;
         match owner_kind(key.kind) {
             None => self.run("remove a quota", &self.sql.remove_dir_quota, [Bits(key.id)])?,
             Some(kind) => self.run("remove a quota", &self.sql.remove_owner_quota, params![kind, Bits(key.id)])?,
@@ -548,7 +553,12 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn any_dir_quota(&mut self) -> Result<bool> {
-        Ok(self.one("look for quotas", &self.sql.any_dir_quota, [], |_| Ok(()))?.is_some())
+        if let Some(known) = self.pending.any_dir_quota {
+            return Ok(known);
+        }
+        let any = self.one("look for quotas", &self.sql.any_dir_quota, [], |_| Ok(()))?.is_some();
+        self.pending.any_dir_quota = Some(any);
+        Ok(any)
     }
 
     fn acl(&mut self, id: u32) -> Result<Option<AclRule>> {
