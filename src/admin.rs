@@ -120,4 +120,9 @@ impl Admin {
         cairn_meta::store_format(&self.env, &**self.meta.engine(), &sealed, reset_dir_stats).await?;
         Ok(sealed)
     }
+
+    /// Counts what every user and group owns, once the setting says that it is to be kept.
+    pub async fn recount_owners(&self) -> Result<()> {
+        Ok(cairn_meta::recount_owners(&self.env, &**self.meta.engine(), false).await?)
+    }
 }

@@ -118,8 +118,13 @@ pub(crate) async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
     let admin = Admin::open(&env, &url, false).await?;
     let reset = new.dir_stats && !old.dir_stats;
     let stored = admin.store_sealed(&new, reset).await;
+    let counted = match &stored {
+        Ok(_) if new.user_group_quota && !old.user_group_quota => admin.recount_owners().await,
+        _ => Ok(()),
+    };
     admin.close().await;
     stored?;
+    counted?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -245,14 +250,8 @@ impl ConfigArgs {
         if let Some(on) = self.dir_stats {
             log.set("dir-stats", &mut new.dir_stats, on);
         }
-        match self.user_group_quota {
-            Some(true) if !new.user_group_quota => {
-                bail!(
-                    "--user-group-quota is not supported yet: turning it on needs a scan that counts what each user has"
-                )
-            }
-            Some(on) => log.set("user-group-quota", &mut new.user_group_quota, on),
-            None => {}
+        if let Some(on) = self.user_group_quota {
+            log.set("user-group-quota", &mut new.user_group_quota, on);
         }
         if let Some(on) = self.changelog {
             if on && !new.change_log && new.change_log_max_age == 0 && self.changelog_max_age.is_none() {

@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn flags_may_follow_positionals() {
-        let cli = parsed("cairn format sqlite3:///x.db vol --block-size 1M --trash-days 0 -v").ok().expect("parses");
+        let line = "cairn format sqlite3:///x.db vol --block-size 1M --trash-days 0 -v";
+        let cli = parsed(line).unwrap_or_else(|e| panic!("{e}"));
         let Command::Format(args) = cli.command else { panic!("format") };
         assert_eq!((args.block_size_kib, args.trash_days, cli.global.verbose), (1024, 0, true));
         assert!(parsed("cairn mount sqlite3:///x.db /mnt -d --cache-size 1G -o allow_other,noatime").is_ok());

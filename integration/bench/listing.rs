@@ -1,4 +1,7 @@
 //! Listing a large directory whose entries the kernel has forgotten.
+//!
+//! Most of it is neither side's: `ls` itself and the kernel take their time for a plain directory,
+//! too, so one is listed beside them.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,22 +22,28 @@ const THREADS: u64 = 8;
 /// Seconds of `ls -l`, and milliseconds to the first entry.
 pub(crate) fn measure(world: &World) -> anyhow::Result<Vec<Row>> {
     let (ours, null) = (fill(world, world.ours.root())?, fill(world, world.null.root())?);
+    let plain = fill(world, &world.path(""))?;
     let turn = |dir: PathBuf| {
         move |_| {
             let first = first_entry(world, &dir)?;
             Ok([list(world, &dir, "-fl")?, first * 1e3, list(world, &dir, "-l")?])
         }
     };
-    let sides = [Side::new(Some(&world.ours), turn(ours)), Side::new(Some(&world.null), turn(null))];
-    let [ours, floor] = take_turns(world.settings.turns, sides)?;
+    let sides = [
+        Side::new(Some(&world.ours), turn(ours)),
+        Side::new(Some(&world.null), turn(null)),
+        Side::new(None, turn(plain)),
+    ];
+    let [ours, floor, plain] = take_turns(world.settings.turns, sides)?;
     let cpu = format!("daemon CPU-s for both listings: {:.2}, null {:.2}", ours.cpu_secs, floor.cpu_secs);
-    let files = format!("of {} files", world.settings.listed);
+    let files =
+        format!("of {} files; plain in this folder, without FUSE: {}", world.settings.listed, Spread(&plain.of[0]));
     let ([ours_all, ours_first, ours_sorted], [null_all, null_first, null_sorted]) = (ours.of, floor.of);
     let sorted = format!("sorted (ls -l): {}, null {}", Spread(&ours_sorted), Spread(&null_sorted));
     let row = |name, ours, floor, limit, notes| Row { name, ours, floor, target: Target::Below(limit), notes };
     Ok(vec![
-        row("ls -fl of a large directory, s", ours_all, null_all, 0.3, vec![files.clone(), sorted, cpu]),
-        row("its first entry, ms", ours_first, null_first, 20.0, vec![files]),
+        row("ls -fl of a large directory, s", ours_all, null_all, 0.3, vec![files, sorted, cpu]),
+        row("its first entry, ms", ours_first, null_first, 20.0, vec![]),
     ])
 }
 
