@@ -3,26 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_chunk::ChunkStore;
 use cairn_jobs::tree::{self, InfoOptions, RemoveOptions, SummaryOptions, SummaryReply};
-use cairn_jobs::{Compacted, Progress as Step};
-use cairn_meta::{Cred, Meta, Upkeep};
-use cairn_types::{ChunkIndex, Ino};
+use cairn_jobs::{Progress as Step, Upkeep};
+use cairn_meta::{Cred, Meta};
 use cairn_vfs::{Control, ControlReply, ControlRequest, ErrnoByte, Progress};
 use futures::future::BoxFuture;
 use serde::Serialize;
 
-/// Compactions of one chunk in one command.
-const ROUNDS_MAX: usize = 100;
-/// Chunks of a file read at a time.
-const CHUNKS_PAGE: usize = 1000;
-/// Names of a directory read at a time.
-const NAMES_PAGE: usize = 1000;
-
 /// The commands of one mount.
 pub(crate) struct Commands {
     pub(crate) meta: Arc<Meta>,
-    pub(crate) chunks: Arc<ChunkStore>,
+    pub(crate) upkeep: Arc<Upkeep>,
 }
 
 type Outcome = Result<ControlReply, cairn_jobs::Error>;
@@ -34,7 +25,7 @@ impl Control for Commands {
         request: ControlRequest,
         progress: Arc<Progress>,
     ) -> BoxFuture<'static, Result<ControlReply, ErrnoByte>> {
-        let this = Commands { meta: self.meta.clone(), chunks: self.chunks.clone() };
+        let this = Commands { meta: self.meta.clone(), upkeep: self.upkeep.clone() };
         Box::pin(async move {
             let outcome = this.serve(checked(cred), request, &progress).await;
             outcome.map_err(|e| {
@@ -67,53 +58,10 @@ impl Commands {
                 let tree = tree::summary(meta, ino, "", &options, &|step| both(progress, step)).await?;
                 Ok(json(&SummaryReply { errno: 0, tree: Some(tree) }))
             }
-            ControlRequest::Compact { ino, workers: _ } => {
-                self.compact_tree(ino, progress).await?;
+            ControlRequest::Compact { ino, workers } => {
+                let threads = usize::from(workers).max(1);
+                self.upkeep.compact_tree(ino, threads, &|step| entries(progress, step)).await?;
                 Ok(ControlReply::Done)
-            }
-        }
-    }
-
-    /// Compacts every file below `top`, one after the other: each compaction is parallel in itself.
-    async fn compact_tree(&self, top: Ino, progress: &Progress) -> Result<(), cairn_jobs::Error> {
-        let mut waiting = vec![top];
-        while let Some(ino) = waiting.pop() {
-            let attr = self.meta.getattr(ino).await?;
-            if attr.is_file() {
-                self.compact_file(ino, progress).await?;
-            }
-            if attr.is_dir() {
-                let mut after = Vec::new();
-                loop {
-                    let page = self.meta.readdir(ino, &after, NAMES_PAGE, false).await?;
-                    waiting.extend(page.iter().map(|named| named.entry.ino));
-                    match page.last() {
-                        Some(last) if page.len() == NAMES_PAGE => after.clone_from(&last.name),
-                        _ => break,
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn compact_file(&self, ino: Ino, progress: &Progress) -> Result<(), cairn_jobs::Error> {
-        let mut from = ChunkIndex(0);
-        loop {
-            let page = self.meta.chunks(ino, from, CHUNKS_PAGE).await?;
-            for index in &page {
-                progress.add(1, 0);
-                for _ in 0..ROUNDS_MAX {
-                    match cairn_jobs::compact(&self.meta, &self.chunks, ino, *index).await? {
-                        Compacted::Done { unowned, .. } => self.meta.request(Upkeep::DeleteSlices(unowned)),
-                        _ => break,
-                    }
-                }
-                progress.add(0, 1);
-            }
-            match page.last() {
-                Some(last) if page.len() == CHUNKS_PAGE => from = ChunkIndex(last.0 + 1),
-                _ => return Ok(()),
             }
         }
     }
@@ -144,19 +92,14 @@ fn both(progress: &Progress, step: Step) {
     progress.add(step.done.saturating_sub(done), step.bytes.saturating_sub(bytes));
 }
 
-/// The protocol's number for a failure.
+/// The protocol's number for a failure: what a system call would be told.
 fn errno(e: &cairn_jobs::Error) -> ErrnoByte {
-    use cairn_meta::Error as M;
-    let number = match e {
-        cairn_jobs::Error::NoPath { .. } | cairn_jobs::Error::Meta(M::NoEntry) => libc::ENOENT,
-        cairn_jobs::Error::Meta(M::Access) => libc::EACCES,
-        cairn_jobs::Error::Meta(M::NotPermitted) => libc::EPERM,
-        cairn_jobs::Error::Meta(M::NotEmpty) => libc::ENOTEMPTY,
-        cairn_jobs::Error::Meta(M::NotDirectory) => libc::ENOTDIR,
-        cairn_jobs::Error::Meta(M::ReadOnly) => libc::EROFS,
-        cairn_jobs::Error::Meta(M::Invalid(_)) => libc::EINVAL,
-        cairn_jobs::Error::Meta(M::NameTooLong) => libc::ENAMETOOLONG,
-        _ => libc::EIO,
+    use cairn_jobs::Error as J;
+    let as_told = match e {
+        J::Meta(e) => e.clone().into(),
+        J::Chunk(e) => e.clone().into(),
+        J::NoPath { .. } => cairn_meta::Error::NoEntry.into(),
+        J::Object(_) | J::WriterRefused { .. } => cairn_meta::Error::engine("run a command", e).into(),
     };
-    number as ErrnoByte
+    cairn_fuse::errno_number(&as_told)
 }

@@ -100,7 +100,7 @@ impl Volume {
             vfs: Arc::new(OnceLock::new()),
         };
         let exporter = metrics::exporter(&sources, &dials, &format, &config);
-        let control = Commands { meta: meta.clone(), chunks: chunks.clone() };
+        let control = Commands { meta: meta.clone(), upkeep: upkeep.clone() };
         let parts = Parts {
             stats: {
                 let e = exporter.clone();

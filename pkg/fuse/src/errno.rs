@@ -22,6 +22,12 @@ pub(crate) fn errno_of(err: &Vfs) -> Errno {
     }
 }
 
+/// The same as a number in one byte: what the control protocol says of a failure.
+pub fn errno_number(err: &Vfs) -> u8 {
+    // Linux numbers its errors below 134.
+    u8::try_from(errno_of(err).code()).unwrap_or(libc::EIO as u8)
+}
+
 fn of_meta(err: &Meta) -> Errno {
     match err {
         Meta::NoEntry => Errno::ENOENT,

@@ -42,6 +42,7 @@ use cairn_vfs::Vfs;
 use tokio::runtime::Handle;
 
 pub use config::Config;
+pub use errno::errno_number;
 pub use error::{Error, Result};
 pub use notify::{Notice, Notices};
 pub use session::{Mounted, State};
