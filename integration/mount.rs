@@ -17,6 +17,7 @@ mod quotas;
 mod renames;
 mod statfs;
 mod trash;
+mod two_mounts;
 mod virtual_files;
 mod xattrs;
 

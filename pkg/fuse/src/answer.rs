@@ -48,6 +48,7 @@ impl Answers {
         match out {
             Ok(attr) => {
                 self.known.saw(ino, &attr);
+                self.known.told(ino, &attr);
                 reply.attr(&self.config.attr_timeout, &file_attr(ino, &attr));
             }
             Err(errno) => reply.error(errno),
@@ -59,6 +60,7 @@ impl Answers {
         match out {
             Ok((ino, attr)) => {
                 self.known.saw(ino, &attr);
+                self.known.told(ino, &attr);
                 let (attr_ttl, entry_ttl) = (self.config.attr_timeout, self.entry_ttl(&attr));
                 reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(ino, &attr), GENERATION);
             }
@@ -82,8 +84,25 @@ impl Answers {
             return FopenFlags::FOPEN_DIRECT_IO;
         }
         // Close-to-open: both must agree that nothing changed.
-        let unchanged = self.known.opened(ino, &opened.attr, opened.fh);
-        if unchanged && opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+        let held = self.known.opened(ino, &opened.attr, opened.fh);
+        if !held.attr {
+            // The kernel would go on with the length it was told, for as long as that may be believed.
+            self.attr_is_old(ino);
+        }
+        if held.pages && opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+    }
+
+    /// A lock was granted: what its last holder wrote must be seen.
+    pub(crate) fn locked(&self, ino: Ino) {
+        self.attr_is_old(ino);
+    }
+
+    /// The kernel shall ask for the attributes again before it answers from its cache. If they have
+    /// changed then, it drops the pages too.
+    fn attr_is_old(&self, ino: Ino) {
+        if let Some(notices) = self.notices.get() {
+            notices.attr_now(ino);
+        }
     }
 
     /// set-uid and set-gid are gone, which the kernel does not expect of the request at hand.

@@ -658,6 +658,7 @@ impl Filesystem for KernelFs {
         let flock = raw::is_flock(req);
         let (vfs, cred, call) = self.call(req, if flock { "flock" } else { "setlk" }, ino);
         let (fh, owner, interrupted) = (Fh(fh.0), lock_owner.0, self.door.interrupted(req.pid()));
+        let (answers, ino, granted) = (self.answers.clone(), Ino(ino.0), range.kind.is_some());
         // The wait for the lock ends by itself; a lock that was got is never told EINTR.
         self.door.serve(
             call.unwatched(),
@@ -668,7 +669,12 @@ impl Filesystem for KernelFs {
                     vfs.setlk(&cred, fh, owner, range, sleep, interrupted).await
                 }
             },
-            done(reply),
+            move |out: Result<(), Errno>| {
+                if granted && out.is_ok() {
+                    answers.locked(ino);
+                }
+                done(reply)(out);
+            },
         );
     }
 

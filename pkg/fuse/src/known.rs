@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 const SHARDS: usize = 16;
 /// Inodes remembered per shard. One that is dropped merely loses its cached pages at its next open.
-const SHARD_INODES_MAX: usize = 16 << 10;
+const SHARD_INODES_MAX: usize = 4 << 10;
 
 /// Content as it was when a file was opened last. `ctime` tells a rewrite whose mtime was set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,12 @@ struct Content {
     mtime: Timestamp,
     ctime: Timestamp,
     length: u64,
+}
+
+impl Content {
+    fn of(attr: &Attr) -> Content {
+        Content { mtime: attr.mtime, ctime: attr.ctime, length: attr.length }
+    }
 }
 
 /// The open that made the kernel drop older pages.
@@ -31,8 +37,19 @@ struct LastOpen {
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     opened: Option<LastOpen>,
+    /// Content as the kernel was told it last.
+    told: Option<Content>,
     /// It has a setuid or setgid bit that a write by somebody else takes away.
     privileged: bool,
+}
+
+/// What the kernel holds of a file that is being opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Its pages are those of the last open: they may stay.
+    pub(crate) pages: bool,
+    /// Its attributes are those of this open: its length among them.
+    pub(crate) attr: bool,
 }
 
 /// Inodes the kernel knows: content at the last open, and privilege bits.
@@ -46,22 +63,28 @@ impl KnownInodes {
         KnownInodes { shards: Default::default(), privileged: AtomicUsize::new(0) }
     }
 
-    /// Records an open. Is the content what it was at the last one, so that the kernel's pages may stay?
+    /// Records an open. Is the content what it was at the last one, and what the kernel was told?
     ///
-    /// Not while that open is still on its way to the kernel: older pages would be taken for new ones.
-    pub(crate) fn opened(&self, ino: Ino, attr: &Attr, fh: Fh) -> bool {
-        let content = Content { mtime: attr.mtime, ctime: attr.ctime, length: attr.length };
+    /// Pages do not stay while the last open is still on its way to the kernel: older pages would be taken for new ones.
+    pub(crate) fn opened(&self, ino: Ino, attr: &Attr, fh: Fh) -> Held {
+        let content = Content::of(attr);
         let mut shard = self.shard(ino).lock();
-        if shard.len() >= SHARD_INODES_MAX && !shard.contains_key(&ino) {
-            shard.retain(|_, known| known.privileged);
-        }
-        let known = shard.entry(ino).or_default();
-        match known.opened {
+        let known = remembered(&mut shard, ino);
+        let attr = known.told == Some(content);
+        let pages = match known.opened {
             Some(last) if last.content == content => last.is_done,
             _ => {
                 known.opened = Some(LastOpen { content, fh, is_done: false });
                 false
             }
+        };
+        Held { pages, attr }
+    }
+
+    /// Records that the kernel is about to be told these attributes of a file.
+    pub(crate) fn told(&self, ino: Ino, attr: &Attr) {
+        if attr.is_file() {
+            remembered(&mut self.shard(ino).lock(), ino).told = Some(Content::of(attr));
         }
     }
 
@@ -112,6 +135,14 @@ impl KnownInodes {
     }
 }
 
+/// The entry of `ino`, made if there is none; a full shard forgets what it can.
+fn remembered(shard: &mut HashMap<Ino, Known>, ino: Ino) -> &mut Known {
+    if shard.len() >= SHARD_INODES_MAX && !shard.contains_key(&ino) {
+        shard.retain(|_, known| known.privileged);
+    }
+    shard.entry(ino).or_default()
+}
+
 /// setuid, or setgid together with group-execute (without it, it marks mandatory locking).
 fn is_privileged(mode: u16) -> bool {
     mode & 0o4000 != 0 || mode & 0o2010 == 0o2010
@@ -130,7 +161,7 @@ mod tests {
     fn pages_stay_only_if_times_and_length_are_those_of_the_last_open() {
         let known = KnownInodes::new();
         let open = |attr: &Attr| {
-            let keeps = known.opened(Ino(2), attr, Fh(1));
+            let keeps = known.opened(Ino(2), attr, Fh(1)).pages;
             known.heard_of(Ino(2), Fh(1));
             keeps
         };
@@ -148,12 +179,21 @@ mod tests {
     fn an_open_on_its_way_to_the_kernel_vouches_for_nothing() {
         let known = KnownInodes::new();
         let attr = file(0o644, 10, 5);
-        assert!(!known.opened(Ino(2), &attr, Fh(1)));
-        assert!(!known.opened(Ino(2), &attr, Fh(2)), "the first may not have dropped the old pages yet");
+        assert!(!known.opened(Ino(2), &attr, Fh(1)).pages);
+        assert!(!known.opened(Ino(2), &attr, Fh(2)).pages, "the first may not have dropped the old pages yet");
         known.heard_of(Ino(2), Fh(2));
-        assert!(!known.opened(Ino(2), &attr, Fh(3)));
+        assert!(!known.opened(Ino(2), &attr, Fh(3)).pages);
         known.heard_of(Ino(2), Fh(1));
-        assert!(known.opened(Ino(2), &attr, Fh(4)));
+        assert!(known.opened(Ino(2), &attr, Fh(4)).pages);
+    }
+
+    #[test]
+    fn attributes_are_those_the_kernel_was_told_last() {
+        let known = KnownInodes::new();
+        assert!(!known.opened(Ino(2), &file(0o644, 10, 5), Fh(1)).attr, "nothing was told");
+        known.told(Ino(2), &file(0o644, 10, 5));
+        assert!(known.opened(Ino(2), &file(0o644, 10, 5), Fh(2)).attr);
+        assert!(!known.opened(Ino(2), &file(0o644, 11, 6), Fh(3)).attr, "somebody wrote meanwhile");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Telling the kernel to drop what it caches.
 //!
 //! The kernel takes locks for that which the caller of a request may hold until we answer. So it
-//! never happens on a thread that answers requests: notices queue for a thread of their own.
+//! never happens on a thread that answers requests: notices queue for a thread of their own. The
+//! one exception is [`Notices::attr_now`], for which the kernel takes no lock that a caller holds.
 
 use std::ffi::OsString;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -41,11 +42,16 @@ pub enum Notice {
 
 /// Where notices go. Cheap to clone; the thread behind it ends with the last clone.
 #[derive(Clone, Debug)]
-pub struct Notices(SyncSender<Notice>);
+pub struct Notices {
+    queue: SyncSender<Notice>,
+    /// `None` in tests without a kernel.
+    notifier: Option<Notifier>,
+}
 
 impl Notices {
     pub(crate) fn start(notifier: Notifier) -> std::io::Result<Notices> {
         let (queue, notices) = sync_channel::<Notice>(QUEUE_NOTICES);
+        let direct = notifier.clone();
         thread::Builder::new().name("cairn-notify".into()).spawn(move || {
             for notice in notices {
                 if let Err(err) = tell(&notifier, &notice) {
@@ -53,12 +59,23 @@ impl Notices {
                 }
             }
         })?;
-        Ok(Notices(queue))
+        Ok(Notices { queue, notifier: Some(direct) })
     }
 
     /// Asks for `notice` to be sent soon. `false`: the queue is full and the notice dropped.
     pub fn send(&self, notice: Notice) -> bool {
-        self.0.try_send(notice).is_ok()
+        self.queue.try_send(notice).is_ok()
+    }
+
+    /// Makes the kernel forget the attributes of `ino` before this returns.
+    ///
+    /// Only for an inode that the caller of the request at hand refers to: it touches no pages, and
+    /// such an inode is not on its way out, so the kernel has nothing to wait for.
+    pub(crate) fn attr_now(&self, ino: Ino) {
+        let told = self.notifier.as_ref().map_or(Ok(()), |kernel| tell(kernel, &Notice::Attr { ino }));
+        if let Err(err) = told {
+            tracing::debug!(%ino, "kernel refused to drop attributes: {err}");
+        }
     }
 }
 
@@ -77,7 +94,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_says_so() {
         let (queue, _held) = sync_channel(1);
-        let notices = Notices(queue);
+        let notices = Notices { queue, notifier: None };
         assert!(notices.send(Notice::Attr { ino: Ino(1) }));
         assert!(!notices.send(Notice::Attr { ino: Ino(2) }));
     }
