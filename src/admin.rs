@@ -11,7 +11,7 @@ use cairn_object::{Dials, ObjectStore};
 use cairn_types::Format;
 
 use crate::config::Config;
-use crate::storage::{self, check_supported};
+use crate::storage::{self, Failing, check_supported};
 use crate::volume::chunk_config;
 use crate::{Error, Result};
 
@@ -53,9 +53,14 @@ impl Admin {
     }
 
     /// The object store with time limits and retries, and blocks over it without a disk cache.
-    pub fn data(&self) -> Result<(Arc<dyn ObjectStore>, Arc<ChunkStore>)> {
+    ///
+    /// # Errors
+    /// A sentence, at once, if the bucket is missing, another volume's or cannot be read.
+    pub async fn data(&self) -> Result<(Arc<dyn ObjectStore>, Arc<ChunkStore>)> {
         let format = opened(&self.meta.format())?;
         check_supported(&format)?;
+        // Asked without retries: those would take a minute to find out.
+        storage::check_owner(&self.env, &format, &self.config.storage, Failing::Refuse).await?;
         let store = storage::open(&self.env, &format, &self.config.storage, &Dials::default())?;
         let cache = BlockCache::open(self.env.clone(), no_cache(&format))?;
         let chunks = ChunkStore::new(self.env.clone(), store.clone(), cache, chunk_config(&self.config, &format)?);

@@ -1,12 +1,17 @@
 //! Making a volume: the bucket is tried and marked before the metadata names it.
 
+use std::path::{Path, PathBuf};
+
 use cairn_env::Env;
 use cairn_object::ObjectStore;
 use cairn_types::Format;
 
-use crate::error::refused;
+use crate::error::{Error, refused};
 use crate::storage::{check_bucket, check_supported, location};
 use crate::{Result, admin};
+
+/// A SQLite database without tables is one page, or nothing.
+const DATABASE_HEADER_BYTES: u64 = 4096;
 
 /// What became of the wish for a volume.
 #[derive(Debug)]
@@ -30,45 +35,76 @@ pub struct Options {
     pub no_check: bool,
 }
 
-/// Makes the volume `wanted` describes (secrets in the clear, no UUID) at `meta_url`, or changes the
-/// setting of the one that is there.
+/// Makes the volume that `wish` asks for at `meta_url`, or changes the setting of the one that is
+/// there. `wish` is told the setting that is there and answers the one there is to be: both with
+/// secrets in the clear, a new one without a UUID.
 ///
 /// # Errors
-/// A sentence: the bucket cannot be used, is not empty, or an existing volume differs in what may
-/// never change. Nothing was changed then.
-pub async fn create(env: &Env, meta_url: &str, wanted: Format, options: Options) -> Result<Created> {
-    check_supported(&wanted)?;
+/// A sentence: the wish itself, the bucket cannot be used or is not empty, or an existing volume
+/// differs in what may not change. Nothing was changed then.
+pub async fn create<E: From<Error>>(
+    env: &Env,
+    meta_url: &str,
+    wish: impl FnOnce(Option<&Format>) -> std::result::Result<Format, E>,
+    options: Options,
+) -> std::result::Result<Created, E> {
+    let fresh = sqlite_file(meta_url).filter(|file| !file.exists());
     let open = cairn_meta::engine::Options { create: true, read_only: false };
-    let engine = cairn_meta::engine::open(env.clone(), meta_url, open).await?;
-    let made = make(env, &*engine, wanted, options).await;
+    let engine = cairn_meta::engine::open(env.clone(), meta_url, open).await.map_err(Error::from)?;
+    let made = make(env, &*engine, wish, options).await;
     engine.close().await;
+    if made.is_err()
+        && let Some(file) = fresh
+    {
+        remove_empty(&file);
+    }
     made
 }
 
-async fn make(
+async fn make<E: From<Error>>(
     env: &Env,
     engine: &dyn cairn_meta::txn::Engine,
-    mut wanted: Format,
+    wish: impl FnOnce(Option<&Format>) -> std::result::Result<Format, E>,
     options: Options,
-) -> Result<Created> {
-    let old = cairn_meta::load_format(env, engine).await?;
-    if let Some(old) = old.as_ref() {
-        if options.no_update {
-            return Ok(Created::Kept(old.clone()));
-        }
-        if !options.force {
-            check_unchangeable(old, &wanted)?;
-        }
-        inherit(old, &mut wanted);
-    } else {
-        wanted.uuid = new_uuid(env);
+) -> std::result::Result<Created, E> {
+    let stored = cairn_meta::load_format(env, engine).await.map_err(Error::from)?;
+    if let Some(stored) = stored.as_ref().filter(|_| options.no_update) {
+        return Ok(Created::Kept(stored.clone()));
+    }
+    let old = stored.as_ref().map(admin::opened).transpose()?;
+    let mut wanted = wish(old.as_ref())?;
+    check_supported(&wanted)?;
+    match (stored, &old) {
+        (Some(stored), Some(old)) if *old == wanted => return Ok(Created::Kept(stored)),
+        (_, Some(old)) if !options.force => check_unchangeable(old, &wanted)?,
+        (_, Some(_)) => {}
+        (_, None) => wanted.uuid = new_uuid(env),
     }
     if !options.no_check {
         prepare_bucket(env, &wanted, old.is_none(), options.force).await?;
     }
     let sealed = admin::sealed(env, &wanted)?;
-    cairn_meta::format_volume(env, engine, &sealed).await?;
+    cairn_meta::format_volume(env, engine, &sealed).await.map_err(Error::from)?;
     Ok(if old.is_some() { Created::Updated(sealed) } else { Created::New(sealed) })
+}
+
+/// The file of a SQLite database.
+fn sqlite_file(meta_url: &str) -> Option<PathBuf> {
+    let rest = meta_url.strip_prefix("sqlite3://")?;
+    Some(rest.split_once('?').map_or(rest, |(path, _)| path).into())
+}
+
+/// Removes a database that a refused format has made: no tables, and nobody else at work in it.
+fn remove_empty(file: &Path) {
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    let is_empty = file.metadata().is_ok_and(|m| m.len() <= DATABASE_HEADER_BYTES);
+    if is_empty
+        && !Path::new(&log).exists()
+        && let Err(e) = std::fs::remove_file(file)
+    {
+        tracing::warn!(file = %file.display(), error = %e, "an empty database is left behind");
+    }
 }
 
 /// A random UUID, version 4, from the volume's source of chance.
@@ -107,7 +143,7 @@ async fn refuse_foreign(store: &dyn ObjectStore, format: &Format, force: bool) -
     ))
 }
 
-/// What stays as it is however the volume is formatted again.
+/// What stays as it is when the volume is formatted again.
 fn check_unchangeable(old: &Format, new: &Format) -> Result<()> {
     let mut differs = Vec::new();
     let mut must_equal = |what: &str, old: String, new: String| {
@@ -122,29 +158,30 @@ fn check_unchangeable(old: &Format, new: &Format) -> Result<()> {
     must_equal("the number of shards", old.shards.max(1).to_string(), new.shards.max(1).to_string());
     must_equal("hash-prefix", old.hash_prefix.to_string(), new.hash_prefix.to_string());
     if differs.is_empty() {
-        return Ok(());
+        return check_same_place(old, new);
     }
     refused(format!("this database holds volume {:?}, and these can never change: {}", old.name, differs.join("; ")))
 }
 
-/// Keeps of an existing volume what a new wish does not speak of.
-fn inherit(old: &Format, wanted: &mut Format) {
-    wanted.uuid.clone_from(&old.uuid);
-    wanted.meta_version = old.meta_version;
-    wanted.enable_acl |= old.enable_acl;
-    wanted.min_client_version.clone_from(&old.min_client_version);
-    wanted.max_client_version.clone_from(&old.max_client_version);
-    wanted.dir_stats = old.dir_stats;
-    wanted.user_group_quota = old.user_group_quota;
-    wanted.change_log = old.change_log;
-    wanted.change_log_max_age = old.change_log_max_age;
-    wanted.change_log_max_lines = old.change_log_max_lines;
-    wanted.upload_limit = old.upload_limit;
-    wanted.download_limit = old.download_limit;
-    wanted.tiers.clone_from(&old.tiers);
-    wanted.other.clone_from(&old.other);
-    if wanted.enable_acl {
-        wanted.require_client("1.2.0-A");
+/// Objects do not move by themselves, so another bucket is more likely a slip than a wish.
+fn check_same_place(old: &Format, new: &Format) -> Result<()> {
+    if (&old.storage, &old.bucket) == (&new.storage, &new.bucket) {
+        return Ok(());
+    }
+    let place = |f: &Format| format!("{} {}", f.storage, without_secrets(&f.bucket));
+    refused(format!(
+        "volume {:?} keeps its objects in {}, not in {}: if they are all there already, pass --force",
+        old.name,
+        place(old),
+        place(new)
+    ))
+}
+
+/// A bucket's URL without what may be a password in it.
+fn without_secrets(bucket: &str) -> String {
+    match bucket.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+        Some((scheme, rest)) => format!("{scheme}://{rest}"),
+        None => bucket.to_owned(),
     }
 }
 
@@ -161,5 +198,30 @@ mod tests {
             assert!(said.contains(word), "{said}");
         }
         assert!(check_unchangeable(&old, &Format { compression: "none".into(), ..old.clone() }).is_ok());
+    }
+
+    #[test]
+    fn another_bucket_is_told_without_its_password() {
+        let old = Format { name: "one".into(), bucket: "/nowhere/a/".into(), ..Format::default() };
+        let new = Format { storage: "webdav".into(), bucket: "https://me:hush@host/b".into(), ..old.clone() };
+        let said = check_unchangeable(&old, &new).unwrap_err().to_string();
+        assert!(said.contains("/nowhere/a/") && said.contains("https://host/b") && said.contains("--force"), "{said}");
+        assert!(!said.contains("hush"), "{said}");
+    }
+
+    #[test]
+    fn only_an_empty_database_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.db");
+        std::fs::write(&file, vec![0; 8192]).unwrap();
+        remove_empty(&file);
+        assert!(file.exists());
+        std::fs::write(&file, vec![0; 4096]).unwrap();
+        std::fs::write(dir.path().join("x.db-wal"), "").unwrap();
+        remove_empty(&file);
+        assert!(file.exists());
+        std::fs::remove_file(dir.path().join("x.db-wal")).unwrap();
+        remove_empty(&file);
+        assert!(!file.exists());
     }
 }

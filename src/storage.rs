@@ -40,9 +40,18 @@ pub(crate) fn open(env: &Env, format: &Format, storage: &Storage, dials: &Dials)
     Ok(decorated(env, base, format, storage, dials))
 }
 
-/// Refuses a bucket that is missing or another volume's. A store that does not answer is waited
-/// for later, as in any outage.
-pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage) -> Result<()> {
+/// What to do with a bucket that answers with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failing {
+    /// Go on: it is waited for later, as in any outage.
+    Endure,
+    /// Say so at once, for commands that somebody waits for.
+    Refuse,
+}
+
+/// Refuses a bucket that is missing or another volume's. One that does not answer in time is
+/// waited for later.
+pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage, failing: Failing) -> Result<()> {
     let place = placed(format, storage);
     let store = cairn_object::open(env, &place)?;
     let folder = place.bucket.strip_prefix("file://").unwrap_or(&place.bucket);
@@ -56,7 +65,16 @@ pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage) -
             String::from_utf8_lossy(&uuid).trim(),
             format.uuid
         )),
-        Ok(Err(e)) if !e.is_not_found() => {
+        // Volumes formatted without looking at the bucket carry no mark; nor does the empty folder
+        // of a disk that is not mounted.
+        Ok(Err(e)) if e.is_not_found() => {
+            tracing::warn!(bucket = %store.describe(), "the bucket has no juicefs_uuid object: is it mounted?");
+            Ok(())
+        }
+        Ok(Err(e)) if failing == Failing::Refuse => {
+            refused(format!("the bucket {} cannot be used: {e}", store.describe()))
+        }
+        Ok(Err(e)) => {
             tracing::warn!(bucket = %store.describe(), error = %e, "the bucket does not say whose it is");
             Ok(())
         }
@@ -64,8 +82,7 @@ pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage) -
             tracing::warn!(bucket = %store.describe(), "the bucket does not answer");
             Ok(())
         }
-        // Volumes formatted without looking at the bucket carry no mark.
-        Ok(_) => Ok(()),
+        Ok(Ok(_)) => Ok(()),
     }
 }
 

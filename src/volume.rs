@@ -24,7 +24,7 @@ use crate::config::{Cache, Config};
 use crate::control::Commands;
 use crate::error::refused;
 use crate::metrics::{Exporter, Sources};
-use crate::storage::{bandwidth, check_bucket, check_supported};
+use crate::storage::{Failing, bandwidth, check_bucket, check_supported};
 use crate::{Error, Result, metrics, session, storage};
 
 /// Read-ahead of one reader, in blocks, if not set.
@@ -78,7 +78,7 @@ impl Volume {
     async fn over(env: &Env, engine: Arc<dyn Engine>, config: Config) -> Result<Volume> {
         let format = crate::admin::load(env, &*engine).await?;
         check_supported(&format)?;
-        storage::check_owner(env, &format, &config.storage).await?;
+        storage::check_owner(env, &format, &config.storage, Failing::Endure).await?;
         let dials = Dials::default();
         let store = storage::open(env, &format, &config.storage, &dials)?;
         if config.storage.check {

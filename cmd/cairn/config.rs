@@ -205,7 +205,7 @@ impl ConfigArgs {
             log.set("download-limit", &mut new.download_limit, limit);
         }
         if let Some(capacity) = self.capacity {
-            log.set("capacity", &mut new.capacity, capacity);
+            log.set_as("capacity", &mut new.capacity, capacity, |c| units::round_bytes(*c));
         }
         if let Some(inodes) = self.inodes {
             log.set("inodes", &mut new.inodes, inodes);
@@ -306,8 +306,12 @@ struct Changes(Vec<String>);
 
 impl Changes {
     fn set<T: PartialEq + std::fmt::Display>(&mut self, name: &str, member: &mut T, value: T) {
+        self.set_as(name, member, value, T::to_string);
+    }
+
+    fn set_as<T: PartialEq>(&mut self, name: &str, member: &mut T, value: T, shown: impl Fn(&T) -> String) {
         if *member != value {
-            self.0.push(format!("{name}: {member} -> {value}"));
+            self.0.push(format!("{name}: {} -> {}", shown(member), shown(&value)));
             *member = value;
         }
     }

@@ -60,7 +60,12 @@ pub(crate) async fn ask(
 ) -> anyhow::Result<Reply> {
     let path = internal(mountpoint, "control").context("the mount shows no .control: it hides its internal files")?;
     let control = OpenOptions::new().read(true).write(true).open(&path);
-    let control = control.with_context(|| format!("open {}", path.display()))?;
+    let control = match control {
+        Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+            bail!("{} is mounted read-only: its control file cannot be used", mountpoint.display())
+        }
+        control => control.with_context(|| format!("open {}", path.display()))?,
+    };
     control.write_all_at(request, 0).context("send the message")?;
     let mut answer = Answer { control, at: request.len() as u64, seen: Vec::new() };
     let mut pause = PAUSE.0;

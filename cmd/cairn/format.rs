@@ -16,7 +16,7 @@ use crate::{paths, secrets, units};
 const BLOCK_KIB: std::ops::RangeInclusive<u64> = 64..=16384;
 const SHARDS_MAX: u32 = 256;
 
-/// Flags of `format`.
+/// Flags of `format`. What is not given leaves an existing volume as it is.
 #[derive(Args, Debug)]
 pub(crate) struct FormatArgs {
     /// Where the metadata is, e.g. sqlite3:///path/to/volume.db
@@ -24,9 +24,9 @@ pub(crate) struct FormatArgs {
     /// The volume's name: 3 to 63 lower-case letters, digits and inner hyphens
     name: String,
 
-    /// Object storage driver
-    #[arg(long, default_value = "file", help_heading = "Data storage options")]
-    storage: String,
+    /// Object storage driver [default: file]
+    #[arg(long, help_heading = "Data storage options")]
+    storage: Option<String>,
     /// Bucket: a URL, or a folder for `file`
     #[arg(long, help_heading = "Data storage options")]
     bucket: Option<String>,
@@ -43,33 +43,33 @@ pub(crate) struct FormatArgs {
     #[arg(long, help_heading = "Data storage options")]
     storage_class: Option<String>,
 
-    /// Largest object (base KiB), 64K to 16M
-    #[arg(long = "block-size", value_name = "SIZE", value_parser = units::kib, default_value = "4M", help_heading = "Data format options")]
-    pub(crate) block_size_kib: u64,
-    /// Compression of objects: none, lz4 or zstd
-    #[arg(long, default_value = "none", help_heading = "Data format options")]
-    compress: String,
+    /// Largest object (base KiB), 64K to 16M [default: 4M]
+    #[arg(long = "block-size", value_name = "SIZE", value_parser = units::kib, help_heading = "Data format options")]
+    pub(crate) block_size_kib: Option<u64>,
+    /// Compression of objects: none, lz4 or zstd [default: none]
+    #[arg(long, help_heading = "Data format options")]
+    compress: Option<String>,
     /// Spread object names over 256 prefixes
     #[arg(long, help_heading = "Data format options")]
     hash_prefix: bool,
     /// Spread objects over this many buckets; %d in the bucket's name counts them
-    #[arg(long, default_value_t = 0, help_heading = "Data format options")]
-    shards: u32,
+    #[arg(long, help_heading = "Data format options")]
+    shards: Option<u32>,
 
     /// Space limit (base GiB); 0: none
-    #[arg(long, value_parser = units::gib_bytes, default_value = "0", help_heading = "Management options")]
-    capacity: u64,
+    #[arg(long, value_parser = units::gib_bytes, help_heading = "Management options")]
+    capacity: Option<u64>,
     /// Inode limit; 0: none
-    #[arg(long, default_value_t = 0, help_heading = "Management options")]
-    inodes: u64,
-    /// Days that removed files are kept; 0: not at all
-    #[arg(long, default_value_t = 1, help_heading = "Management options")]
-    pub(crate) trash_days: u32,
+    #[arg(long, help_heading = "Management options")]
+    inodes: Option<u64>,
+    /// Days that removed files are kept; 0: not at all [default: 1]
+    #[arg(long, help_heading = "Management options")]
+    pub(crate) trash_days: Option<u32>,
     /// POSIX ACLs; cannot be turned off again
     #[arg(long, help_heading = "Management options")]
     enable_acl: bool,
 
-    /// Overwrite the setting of an existing volume, take a bucket that is not empty
+    /// Change of an existing volume what should not change, take a bucket that is not empty
     #[arg(long)]
     force: bool,
     /// Leave an existing volume as it is
@@ -84,8 +84,8 @@ pub(crate) async fn run(args: FormatArgs) -> anyhow::Result<ExitCode> {
         no_update: args.no_update,
         no_check: std::env::var_os("JFS_NO_CHECK_OBJECT_STORAGE").is_some(),
     };
-    let wanted = args.format()?;
-    let (what, format) = match create(&Env::real(), &meta_url, wanted, options).await? {
+    args.check()?;
+    let (what, format) = match create(&Env::real(), &meta_url, |old| args.format(old), options).await? {
         Created::New(format) => ("formatted", format),
         Created::Updated(format) => ("updated", format),
         Created::Kept(format) => ("is there already and was left as it is", format),
@@ -95,48 +95,104 @@ pub(crate) async fn run(args: FormatArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl FormatArgs {
-    /// The setting to store, secrets in the clear, without a UUID.
-    fn format(self) -> anyhow::Result<Format> {
+    /// Refuses what is wrong whatever is there already.
+    fn check(&self) -> anyhow::Result<()> {
         if !is_valid_volume_name(&self.name) {
             bail!(
                 "{:?} is not a volume name: 3 to 63 lower-case letters, digits and hyphens, no hyphen at either end",
                 self.name
             );
         }
-        if self.shards > SHARDS_MAX {
-            bail!("--shards {}: at most {SHARDS_MAX}", self.shards);
+        if let Some(shards) = self.shards.filter(|s| *s > SHARDS_MAX) {
+            bail!("--shards {shards}: at most {SHARDS_MAX}");
         }
-        let storage = self.storage.to_lowercase();
-        let class = self.storage_class.unwrap_or_default();
-        let mut format = Format {
-            bucket: bucket(&storage, self.bucket)?,
-            storage,
-            name: self.name,
-            tiers: Some([("0".into(), Tier { id: 0, storage_class: class.clone(), tag: String::new() })].into()),
-            storage_class: class,
-            access_key: self.access_key.unwrap_or_default(),
-            secret_key: self.secret_key.unwrap_or_default(),
-            session_token: self.session_token.unwrap_or_default(),
-            block_size: block_size(self.block_size_kib),
-            compression: self.compress.to_lowercase(),
-            shards: self.shards,
-            hash_prefix: self.hash_prefix,
-            capacity: self.capacity,
-            inodes: self.inodes,
-            // Written even without encryption: it also names the cipher of stored secrets.
-            encrypt_algo: "aes256gcm-rsa".into(),
-            trash_days: self.trash_days,
-            meta_version: Format::META_VERSION,
-            dir_stats: true,
-            enable_acl: self.enable_acl,
-            ..Format::default()
-        };
-        format.compression().map_err(|e| anyhow::anyhow!("--compress: {e}"))?;
-        format.require_client("1.1.0-A");
-        if format.enable_acl {
+        Ok(())
+    }
+
+    /// The setting to store, secrets in the clear: what was given over what is there, or over the
+    /// setting of new volumes.
+    fn format(&self, old: Option<&Format>) -> anyhow::Result<Format> {
+        let mut format = old.cloned().unwrap_or_else(unwritten);
+        format.name.clone_from(&self.name);
+        self.apply_place(&mut format, old)?;
+        set(&mut format.access_key, &self.access_key);
+        set(&mut format.secret_key, &self.secret_key);
+        set(&mut format.session_token, &self.session_token);
+        set(&mut format.storage_class, &self.storage_class);
+        if old.is_none() || self.storage_class.is_some() {
+            let tier = Tier { id: 0, storage_class: format.storage_class.clone(), tag: String::new() };
+            format.tiers.get_or_insert_default().entry("0".into()).or_insert(tier).storage_class =
+                format.storage_class.clone();
+        }
+        self.apply_data_format(&mut format)?;
+        set(&mut format.capacity, &self.capacity);
+        set(&mut format.inodes, &self.inodes);
+        set(&mut format.trash_days, &self.trash_days);
+        format.enable_acl |= self.enable_acl;
+        if self.enable_acl {
             format.require_client("1.2.0-A");
         }
         Ok(format)
+    }
+
+    /// Storage and bucket. Another spelling of what is there is no change.
+    fn apply_place(&self, format: &mut Format, old: Option<&Format>) -> anyhow::Result<()> {
+        let storage = self.storage.as_ref().map_or_else(|| format.storage.to_lowercase(), |s| s.to_lowercase());
+        let same_storage = old.is_some_and(|old| old.storage.eq_ignore_ascii_case(&storage));
+        if same_storage && self.bucket.as_ref().is_none_or(|b| b.is_empty()) {
+            return Ok(());
+        }
+        let wanted = bucket(&storage, self.bucket.clone())?;
+        if same_storage && bucket(&storage, Some(format.bucket.clone())).is_ok_and(|b| b == wanted) {
+            return Ok(());
+        }
+        (format.storage, format.bucket) = (storage, wanted);
+        Ok(())
+    }
+
+    /// What is fixed for the life of a volume.
+    fn apply_data_format(&self, format: &mut Format) -> anyhow::Result<()> {
+        if let Some(kib) = self.block_size_kib {
+            format.block_size = block_size(kib);
+        }
+        if let Some(wanted) = &self.compress {
+            let given = Format { compression: wanted.to_lowercase(), ..Format::default() };
+            let codec = given.compression().map_err(|e| anyhow::anyhow!("--compress: {e}"))?;
+            // An empty text means none, too.
+            if format.compression() != Ok(codec) || format.uuid.is_empty() {
+                format.compression = given.compression;
+            }
+        }
+        if let Some(shards) = self.shards
+            && shards.max(1) != format.shards.max(1)
+        {
+            format.shards = shards;
+        }
+        format.hash_prefix |= self.hash_prefix;
+        Ok(())
+    }
+}
+
+/// The setting of a volume of which nothing was said.
+fn unwritten() -> Format {
+    let mut format = Format {
+        storage: "file".into(),
+        block_size: block_size(4096),
+        compression: "none".into(),
+        // Written even without encryption: it also names the cipher of stored secrets.
+        encrypt_algo: "aes256gcm-rsa".into(),
+        trash_days: 1,
+        meta_version: Format::META_VERSION,
+        dir_stats: true,
+        ..Format::default()
+    };
+    format.require_client("1.1.0-A");
+    format
+}
+
+fn set<T: Clone>(member: &mut T, given: &Option<T>) {
+    if let Some(value) = given {
+        member.clone_from(value);
     }
 }
 
@@ -163,6 +219,39 @@ mod tests {
     #[test]
     fn block_sizes_are_rounded_down_and_clamped() {
         assert_eq!([1, 64, 100, 4096, 5000, 1 << 20].map(block_size), [64, 64, 64, 4096, 4096, 16384]);
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: FormatArgs,
+    }
+
+    fn wished(flags: &[&str], old: Option<&Format>) -> anyhow::Result<Format> {
+        let line = ["format", "sqlite3:///nowhere/x.db", "vol"].iter().chain(flags);
+        <Line as clap::Parser>::try_parse_from(line)?.args.format(old)
+    }
+
+    #[test]
+    fn what_is_not_given_stays_as_it_is() {
+        let flags = ["--bucket", "/nowhere/b", "--compress", "zstd", "--trash-days", "7", "--capacity", "3"];
+        let mut old = wished(&flags, None).expect("a wish");
+        old.uuid = "there".into();
+        assert!(wished(&[], Some(&old)).expect("a wish") == old);
+        let again = ["--storage", "FILE", "--bucket", "/nowhere/b/", "--compress", "ZSTD", "--shards", "1"];
+        assert!(wished(&again, Some(&old)).expect("a wish") == old);
+        let changed = wished(&["--trash-days", "0"], Some(&old)).expect("a wish");
+        assert!(changed == Format { trash_days: 0, ..old.clone() });
+        assert_eq!(wished(&["--bucket", "/nowhere/c"], Some(&old)).expect("a wish").bucket, "/nowhere/c/");
+        assert!(wished(&["--storage", "s3"], Some(&old)).is_err(), "the old bucket is no bucket of s3");
+    }
+
+    #[test]
+    fn a_new_volume_has_the_reference_defaults() {
+        let new = wished(&["--bucket", "/nowhere/b"], None).expect("a wish");
+        assert_eq!((new.storage.as_str(), new.compression.as_str()), ("file", "none"));
+        assert_eq!((new.block_size, new.trash_days, new.capacity), (4096, 1, 0));
+        assert_eq!(new.tiers.expect("tiers")["0"].storage_class, "");
     }
 
     #[test]

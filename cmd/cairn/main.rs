@@ -191,7 +191,7 @@ mod tests {
         let line = "cairn format sqlite3:///x.db vol --block-size 1M --trash-days 0 -v";
         let cli = parsed(line).unwrap_or_else(|e| panic!("{e}"));
         let Command::Format(args) = cli.command else { panic!("format") };
-        assert_eq!((args.block_size_kib, args.trash_days, cli.global.verbose), (1024, 0, true));
+        assert_eq!((args.block_size_kib, args.trash_days, cli.global.verbose), (Some(1024), Some(0), true));
         assert!(parsed("cairn mount sqlite3:///x.db /mnt -d --cache-size 1G -o allow_other,noatime").is_ok());
         assert!(parsed("cairn mount --no-such-flag sqlite3:///x.db /mnt").is_err());
     }

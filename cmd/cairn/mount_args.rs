@@ -184,7 +184,7 @@ pub(crate) struct MountArgs {
     cache_eviction: Eviction,
 
     /// Address of the metrics page; empty: none
-    #[arg(long, default_value = "127.0.0.1:9567", help_heading = "Metrics options")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = units::address, default_value = "127.0.0.1:9567", help_heading = "Metrics options")]
     pub(crate) metrics: String,
     /// Labels for all metrics: key:value;key:value
     #[arg(long, help_heading = "Metrics options")]

@@ -67,18 +67,42 @@ fn is_dead(place: &Path) -> bool {
         && rustix::fs::statfs(place).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
+/// A file system that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// Its type, as in /proc/self/mountinfo.
+    pub(crate) name: String,
+    source: String,
+}
+
+impl Kind {
+    /// Was it mounted by this client?
+    pub(crate) fn is_cairn(&self) -> bool {
+        self.name == "fuse.cairn" || (self.name == "fuse" && self.source.starts_with("CairnFS:"))
+    }
+}
+
 /// Type of the topmost file system mounted exactly at `place`.
-pub(crate) fn type_at(place: &Path) -> Option<String> {
-    let info = std::fs::read(Path::new("/proc/self/mountinfo")).ok()?;
+fn type_at(place: &Path) -> Option<String> {
+    kind_at(place).map(|k| k.name)
+}
+
+/// The topmost file system mounted exactly at `place`.
+pub(crate) fn kind_at(place: &Path) -> Option<Kind> {
+    kind_in(&std::fs::read(Path::new("/proc/self/mountinfo")).ok()?, place)
+}
+
+fn kind_in(info: &[u8], place: &Path) -> Option<Kind> {
     let wanted = escaped(place.as_os_str().as_bytes());
     let mut found = None;
     for line in info.split(|b| *b == b'\n') {
         let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
         let dash = fields.iter().position(|f| *f == b"-");
         if fields.get(4) == Some(&wanted.as_slice())
-            && let Some(kind) = dash.and_then(|d| fields.get(d + 1))
+            && let Some([name, source, ..]) = dash.and_then(|d| fields.get(d + 1..))
         {
-            found = Some(String::from_utf8_lossy(kind).into_owned());
+            let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+            found = Some(Kind { name: text(name), source: text(source) });
         }
     }
     found
@@ -133,6 +157,21 @@ mod tests {
         let said = refuse_inside(Path::new("/nowhere/mnt"), "the database", Path::new("/nowhere/mnt/x.db"));
         assert!(said.expect_err("refused").to_string().contains("/nowhere/mnt/x.db"));
         assert!(refuse_inside(Path::new("/nowhere/mnt"), "the database", Path::new("/nowhere/mnt2/x.db")).is_ok());
+    }
+
+    #[test]
+    fn the_topmost_mount_counts_and_only_ours_is_ours() {
+        let info = b"1 0 0:1 / /a rw - tmpfs tmpfs rw\n\
+            2 0 0:2 / /a rw shared:1 - fuse.cairn CairnFS:vol rw\n\
+            3 0 0:3 / /b rw - fuse CairnFS:vol rw\n\
+            4 0 0:4 / /c\\040d rw - fuse.sshfs host:/ rw\n\
+            5 0 0:5 / /e rw - fuse elsewhere rw\n";
+        let ours = |place: &str| kind_in(info, Path::new(place)).map(|k| (k.is_cairn(), k.name));
+        assert_eq!(ours("/a"), Some((true, "fuse.cairn".into())));
+        assert_eq!(ours("/b"), Some((true, "fuse".into())));
+        assert_eq!(ours("/c d"), Some((false, "fuse.sshfs".into())));
+        assert_eq!(ours("/e"), Some((false, "fuse".into())));
+        assert_eq!(ours("/nowhere"), None);
     }
 
     #[test]

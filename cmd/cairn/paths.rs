@@ -50,6 +50,17 @@ pub(crate) fn sqlite_file(meta_url: &str) -> Option<PathBuf> {
     Some(PathBuf::from(rest.split_once('?').map_or(rest, |(path, _)| path)))
 }
 
+/// The file that somebody named who left out part of `sqlite3://`.
+pub(crate) fn meant_as_sqlite(meta_url: &str) -> Option<PathBuf> {
+    if meta_url.contains("://") {
+        return None;
+    }
+    let file = meta_url.strip_prefix("sqlite3:").or_else(|| meta_url.strip_prefix("sqlite:"));
+    let path = Path::new(file.unwrap_or(meta_url));
+    let is_path = path.is_absolute() || path.exists() || meta_url.starts_with("./") || meta_url.starts_with("../");
+    (file.is_some() || is_path).then(|| absolute(path))
+}
+
 /// The URL with the path of a SQLite database made absolute, so that a later change of the working
 /// directory does not move it.
 pub(crate) fn absolute_url(meta_url: &str) -> String {
@@ -71,5 +82,16 @@ mod tests {
         let here = std::env::current_dir().expect("a working directory").canonicalize().expect("it exists");
         assert_eq!(absolute_url("sqlite3://x.db?_timeout=1"), format!("sqlite3://{}/x.db?_timeout=1", here.display()));
         assert_eq!(absolute_url("redis://h/1?a=b"), "redis://h/1?a=b");
+    }
+
+    #[test]
+    fn a_path_is_known_from_a_url() {
+        let wanted = Some(PathBuf::from("/nowhere/x.db"));
+        assert_eq!(meant_as_sqlite("/nowhere/x.db"), wanted);
+        assert_eq!(meant_as_sqlite("sqlite3:/nowhere/x.db"), wanted);
+        assert!(meant_as_sqlite("./x.db").is_some_and(|p| p.is_absolute()));
+        for url in ["sqlite3:///nowhere/x.db", "redis://h/1", "host:6379/1"] {
+            assert_eq!(meant_as_sqlite(url), None, "{url}");
+        }
     }
 }

@@ -45,6 +45,9 @@ pub(crate) async fn run(args: RmrArgs, global: &Global) -> anyhow::Result<ExitCo
 async fn remove(env: &Env, path: &Path, args: &RmrArgs, bars: &Bars) -> anyhow::Result<()> {
     let path = std::path::absolute(path)?;
     path.symlink_metadata()?;
+    if control::mount_of(&path).is_ok_and(|root| root == path) {
+        bail!("{} is the root of a volume; name what is in it", path.display());
+    }
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { bail!("a root cannot be removed") };
     let mountpoint = control::mount_of(parent)?;
     let name = name.as_bytes();

@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
@@ -64,6 +64,9 @@ fn password(url: &str) -> Option<&str> {
 
 /// The URL with its password, if it has none and `META_PASSWORD` or `META_PASSWORD_FILE` does.
 pub(crate) fn meta_url(url: &str) -> anyhow::Result<String> {
+    if let Some(path) = crate::paths::meant_as_sqlite(url) {
+        bail!("{url:?} is not a metadata URL: did you mean sqlite3://{}?", path.display());
+    }
     let url = crate::paths::absolute_url(url);
     let Some((scheme, rest)) = url.split_once("://") else { return Ok(url) };
     if matches!(scheme, "sqlite3" | "memkv") || password(&url).is_some() {

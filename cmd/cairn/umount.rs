@@ -33,8 +33,10 @@ pub(crate) async fn run(args: UmountArgs) -> anyhow::Result<ExitCode> {
     // Not canonicalize: a dead mount answers nothing.
     let place = std::path::absolute(&args.mountpoint)?;
     let place = place.canonicalize().unwrap_or(place);
-    if mountpoint::type_at(&place).is_none() {
-        bail!("{shown} is not a mount point");
+    match mountpoint::kind_at(&place) {
+        None => bail!("{shown} is not a mount point"),
+        Some(kind) if !kind.is_cairn() => bail!("{shown} is not a CairnFS mount (it is {})", kind.name),
+        Some(_) => {}
     }
     let server = server_of(&place);
     if let Err(e) = mountpoint::unmount(&place, args.force) {

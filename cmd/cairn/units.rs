@@ -110,6 +110,24 @@ pub(crate) fn squash(text: &str) -> Result<(u32, u32), String> {
     ids.ok_or_else(|| format!("{text:?} is not uid:gid"))
 }
 
+/// A host and a port to listen at; without a host, all of this machine's; empty is empty.
+pub(crate) fn address(text: &str) -> Result<String, String> {
+    let bad = || format!("{text:?} is not an address: give host:port, such as 127.0.0.1:9567");
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
+    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let is_host = match bracketed {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
+    };
+    if !is_host || port.parse::<u16>().is_err() {
+        return Err(bad());
+    }
+    Ok(if host.is_empty() { format!("0.0.0.0:{port}") } else { text.to_owned() })
+}
+
 /// `1536` as `1.50 KiB (1536 Bytes)`.
 pub(crate) fn shown_bytes(bytes: u64) -> String {
     if bytes < KIB { format!("{bytes} Bytes") } else { format!("{} ({bytes} Bytes)", short_bytes(bytes)) }
@@ -125,6 +143,11 @@ pub(crate) fn short_bytes(bytes: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.2} EiB")
+}
+
+/// A limit: `1 GiB`, `1.50 GiB`, `0`.
+pub(crate) fn round_bytes(bytes: u64) -> String {
+    if bytes == 0 { "0".into() } else { short_bytes(bytes).replace(".00 ", " ") }
 }
 
 /// Unix seconds as `2026-11-21T01:54:17Z`.
@@ -148,6 +171,22 @@ mod tests {
         for bad in ["", "M", "4X", "-1", "1e400"] {
             assert!(mib_bytes(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for fine in ["127.0.0.1:9567", "localhost:0", "[::1]:80", ""] {
+            assert_eq!(address(fine), Ok(fine.to_owned()));
+        }
+        assert_eq!(address(":9567"), Ok("0.0.0.0:9567".into()));
+        for bad in ["9567", "localhost", "h:99999", "h:port", "::1:80", "http://h:80", "a b:1"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn round_sizes_are_shown_short() {
+        assert_eq!([0, 1 << 30, 1536 << 20, 7].map(round_bytes), ["0", "1 GiB", "1.50 GiB", "7 B"]);
     }
 
     #[test]

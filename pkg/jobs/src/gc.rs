@@ -40,7 +40,7 @@ pub struct Options {
     pub delete: bool,
     /// Compact every chunk of two records or more first.
     pub compact: bool,
-    /// Objects younger than this are left alone. One hour by default (`JFS_GC_SKIPPEDTIME`).
+    /// Objects that nobody refers to are left alone while they are younger than this. One hour by default (`JFS_GC_SKIPPEDTIME`).
     pub skip_younger: Duration,
     /// Deletions at the same time.
     pub threads: usize,
@@ -98,7 +98,7 @@ pub struct Report {
     pub compacted: Tally,
     /// Blocks nobody knows.
     pub leaked: Tally,
-    /// Blocks too young to judge.
+    /// Blocks that nobody refers to, but too young to judge.
     pub skipped: Tally,
     /// Objects below `chunks/` that are not blocks.
     pub ignored: Tally,
@@ -242,10 +242,6 @@ impl Gc<'_> {
             return false;
         };
         report.scanned.add(object.bytes);
-        if is_young(object, start, self.options.skip_younger) {
-            report.skipped.add(object.bytes);
-            return false;
-        }
         let leak = match index.verdict(key) {
             Verdict::Known(Class::Listed | Class::Waiting) => {
                 report.valid.add(object.bytes);
@@ -253,6 +249,11 @@ impl Gc<'_> {
             }
             Verdict::Known(Class::Delayed) => {
                 report.compacted.add(object.bytes);
+                return false;
+            }
+            // What is left nobody refers to, or not yet.
+            _ if is_young(object, start, self.options.skip_younger) => {
+                report.skipped.add(object.bytes);
                 return false;
             }
             Verdict::Known(Class::Unowned) => {

@@ -9,7 +9,8 @@
 //! object they write has none and is not verified.
 //!
 //! Names: path = bucket + key, as text (volume format 2.7). The bucket's folder itself is made by
-//! `create` only: a disk that is not mounted must not look like an empty store.
+//! `create` only: a disk that is not mounted must not look like an empty store. Where the folder is
+//! the mount point itself, the empty one below is told from it by device and inode.
 
 mod disk;
 #[cfg(test)]
@@ -55,7 +56,7 @@ impl FileStore {
     {
         let path = self.path(action, key)?;
         let disk = self.disk.clone();
-        let outcome = self.env.blocking(move || work(&disk, &path).map_err(|e| disk.explain(e))).await;
+        let outcome = self.env.blocking(move || disk.run(|disk| work(disk, &path))).await;
         outcome.map_err(|e| name_error(action, key, e))
     }
 

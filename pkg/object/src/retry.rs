@@ -4,7 +4,10 @@
 //! outlast a minute's outage. All retries of a mount together draw from one budget per second,
 //! so that an outage does not multiply the load on a store that struggles; who finds the budget
 //! empty waits for his turn, because an application would rather wait than see EIO. After the last
-//! retry the error is marked persistent, and nobody above tries again.
+//! retry the error is marked persistent, and nobody above tries again. The log hears of an outage now
+//! and then (see `outage`).
+
+mod outage;
 
 use std::future::Future;
 use std::ops::Range;
@@ -19,6 +22,8 @@ use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 
 use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+
+use outage::{Outage, Waiting};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -35,37 +40,62 @@ pub(crate) struct Retrying {
     inner: Arc<dyn ObjectStore>,
     retries: u32,
     budget: RetryBudget,
+    outage: Outage,
+}
+
+/// What one call went through so far.
+#[derive(Default)]
+struct Failures<'a> {
+    retries: u32,
+    waiting: Option<Waiting<'a>>,
 }
 
 impl Retrying {
     pub(crate) fn new(env: &Env, inner: Arc<dyn ObjectStore>, retries: u32) -> Retrying {
-        Retrying { env: env.clone(), inner, retries, budget: RetryBudget::new(env) }
+        Retrying { env: env.clone(), inner, retries, budget: RetryBudget::new(env), outage: Outage::new(env) }
     }
 
     async fn persist<T, F>(&self, action: &'static str, key: &str, mut call: impl FnMut() -> F + Send) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send,
     {
-        let mut tries = 0;
+        let mut failures = Failures::default();
         loop {
             match call().await {
-                Err(error) if error.is_retryable() => tries = self.before_retry(action, key, tries, error).await?,
-                other => return other,
+                Err(error) if error.is_retryable() => self.before_retry(action, key, &mut failures, error).await?,
+                other => {
+                    drop(failures);
+                    if other.as_ref().map_or_else(Error::is_not_found, |_| true) {
+                        self.outage.worked();
+                    }
+                    return other;
+                }
             }
         }
     }
 
-    /// Waits for the next attempt after `tries` retries and returns their new number; gives the
-    /// error back, marked, if there were enough.
-    async fn before_retry(&self, action: &'static str, key: &str, tries: u32, error: Error) -> Result<u32> {
+    /// Waits for the next attempt; gives the error back, marked, if there were enough.
+    async fn before_retry<'a>(
+        &'a self,
+        action: &'static str,
+        key: &str,
+        failures: &mut Failures<'a>,
+        error: Error,
+    ) -> Result<()> {
+        let tries = failures.retries;
         if tries >= self.retries {
+            failures.waiting = None;
+            self.outage.failed(&error);
             return Err(mark_persistent(error));
         }
+        failures.waiting.get_or_insert_with(|| self.outage.wait());
+        self.outage.failed(&error);
         let wait = self.env.jitter(wait_before(tries), JITTER_PERCENT);
         tracing::debug!(action, key, tries, wait_ms = wait.as_millis() as u64, %error, "trying again");
         self.env.sleep(wait).await;
         self.budget.take().await;
-        Ok(tries + 1)
+        failures.retries += 1;
+        Ok(())
     }
 }
 
@@ -143,7 +173,7 @@ impl ObjectStore for Retrying {
             prefix: prefix.to_owned(),
             after: after.to_owned(),
             items: None,
-            tries: 0,
+            failures: Failures::default(),
             ended: false,
         };
         stream::unfold(listing, |mut listing| async move { listing.next().await.map(|item| (item, listing)) }).boxed()
@@ -160,7 +190,7 @@ struct Listing<'a> {
     prefix: String,
     after: String,
     items: Option<BoxStream<'a, Result<ObjectInfo>>>,
-    tries: u32,
+    failures: Failures<'a>,
     ended: bool,
 }
 
@@ -174,16 +204,21 @@ impl Listing<'_> {
             let items = self.items.get_or_insert_with(|| store.inner.list(&self.prefix, &self.after));
             match items.next().await {
                 Some(Ok(info)) => {
-                    self.tries = 0;
+                    self.failures = Failures::default();
+                    store.outage.worked();
                     self.after.clone_from(&info.key);
                     return Some(Ok(info));
                 }
                 Some(Err(error)) if error.is_retryable() => {
                     self.items = None;
-                    match store.before_retry("list", &self.prefix, self.tries, error).await {
-                        Ok(tries) => self.tries = tries,
-                        Err(error) => return self.end(Some(Err(error))),
+                    if let Err(error) = store.before_retry("list", &self.prefix, &mut self.failures, error).await {
+                        return self.end(Some(Err(error)));
                     }
+                }
+                None => {
+                    self.failures = Failures::default();
+                    store.outage.worked();
+                    return self.end(None);
                 }
                 last => return self.end(last),
             }
@@ -192,6 +227,7 @@ impl Listing<'_> {
 
     fn end(&mut self, last: Option<Result<ObjectInfo>>) -> Option<Result<ObjectInfo>> {
         self.ended = true;
+        self.failures = Failures::default();
         last
     }
 }

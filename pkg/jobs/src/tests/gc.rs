@@ -37,15 +37,16 @@ async fn every_object_is_judged_by_what_the_metadata_knows() {
     }
     w.pass(2 * HOUR).await;
     w.put("chunks/0/6/6001_0_100", vec![0; 100]).await;
+    w.file(Ino::ROOT, "young", &noise(300, 5)).await;
 
     let report = gc(&w, Options::default()).await;
-    assert_eq!(report.used, tally(4, 100_000 + 1500 + 2000));
-    assert_eq!(report.valid, tally(3, 101_500));
+    assert_eq!(report.used, tally(5, 100_000 + 1500 + 2000 + 300));
+    assert_eq!(report.valid, tally(4, 101_800), "the young file's block too");
     assert_eq!(report.compacted, tally(2, 2000));
     assert_eq!(report.pending_delete, tally(1, 70));
     assert_eq!(report.leaked, tally(2, 109));
     assert_eq!(report.skipped, tally(1, 100));
-    assert_eq!((report.scanned.count, report.ignored.count, report.deleted), (9, 2, tally(0, 0)));
+    assert_eq!((report.scanned.count, report.ignored.count, report.deleted), (10, 2, tally(0, 0)));
     assert_eq!(
         report.leaked_keys,
         [

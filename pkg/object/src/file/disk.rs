@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::ffi::CStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -29,15 +30,42 @@ const DURABLE_FOLDERS_MAX: usize = 8192;
 pub(super) struct Disk {
     root: String,
     fsync: bool,
+    /// The bucket's folder as it was when the store was first used, or made.
+    bucket: OnceLock<Mutex<FolderId>>,
     /// Off after the file system refused an extended attribute.
     attributes: AtomicBool,
     /// Folders whose own names are known to be on disk, with those above them up to the root.
     durable: Mutex<HashSet<PathBuf>>,
 }
 
+/// What tells a folder from another one under the same path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FolderId {
+    device: u64,
+    inode: u64,
+}
+
+impl FolderId {
+    fn of(meta: &Metadata) -> FolderId {
+        FolderId { device: meta.dev(), inode: meta.ino() }
+    }
+}
+
 impl Disk {
     pub(super) fn new(root: &str, fsync: bool) -> Disk {
-        Disk { root: root.to_owned(), fsync, attributes: AtomicBool::new(true), durable: Mutex::default() }
+        let (attributes, durable) = (AtomicBool::new(true), Mutex::default());
+        Disk { root: root.to_owned(), fsync, bucket: OnceLock::new(), attributes, durable }
+    }
+
+    /// Does `work` for a caller: the first one has the bucket's folder remembered, and each is told
+    /// what a failure means.
+    pub(super) fn run<T>(&self, work: impl FnOnce(&Disk) -> io::Result<T>) -> io::Result<T> {
+        if self.bucket.get().is_none()
+            && let Some(meta) = self.bucket_now()
+        {
+            self.bucket.get_or_init(|| Mutex::new(FolderId::of(&meta)));
+        }
+        work(self).map_err(|e| self.explain(e))
     }
 
     pub(super) fn root(&self) -> &str {
@@ -52,12 +80,34 @@ impl Disk {
         folder_of(&self.root)
     }
 
-    /// "Not found" means the object only while the bucket's folder is there.
-    pub(super) fn explain(&self, error: io::Error) -> io::Error {
-        if error.kind() == io::ErrorKind::NotFound && !self.folder().is_dir() {
-            return io::Error::other(format!("the bucket's folder {} is not there", self.folder().display()));
+    fn bucket_now(&self) -> Option<Metadata> {
+        fs::metadata(self.folder()).ok().filter(Metadata::is_dir)
+    }
+
+    /// Fails if the bucket's folder is gone, or another one than at first: below a mount point there
+    /// is one as well.
+    fn check_bucket(&self) -> io::Result<()> {
+        let folder = self.folder().display();
+        let Some(meta) = self.bucket_now() else {
+            return Err(io::Error::other(format!("the bucket's folder {folder} is not there")));
+        };
+        if self.bucket.get().is_some_and(|known| *known.lock() != FolderId::of(&meta)) {
+            let reason = "is not the one this client started with: is its disk mounted?";
+            return Err(io::Error::other(format!("the bucket's folder {folder} {reason}")));
         }
-        error
+        Ok(())
+    }
+
+    /// "Not found" means the object only while the bucket's folder is there, and still the same.
+    fn explain(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::NotFound => self.check_bucket().err().unwrap_or(error),
+            io::ErrorKind::StorageFull => {
+                let reason = format!("no space left in the bucket's folder {}", self.folder().display());
+                io::Error::new(io::ErrorKind::StorageFull, reason)
+            }
+            _ => error,
+        }
     }
 
     /// Makes the bucket's folder if it is missing; fails if it can't be written.
@@ -69,6 +119,8 @@ impl Disk {
             let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             sync_folder(parent)?;
         }
+        let made = FolderId::of(&fs::metadata(folder)?);
+        *self.bucket.get_or_init(|| Mutex::new(made)).lock() = made;
         Ok(())
     }
 
@@ -125,9 +177,7 @@ impl Disk {
     }
 
     fn make_folders_for(&self, path: &Path) -> io::Result<()> {
-        if !self.folder().is_dir() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        self.check_bucket()?;
         let folder = path.parent().unwrap_or(self.folder());
         DirBuilder::new().recursive(true).mode(0o777).create(folder)
     }

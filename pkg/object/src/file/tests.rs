@@ -118,6 +118,63 @@ async fn a_missing_bucket_is_not_an_empty_one() {
     assert!(!Path::new(&bucket).exists(), "nothing but create makes it");
 }
 
+/// As if the disk that holds the folder were unmounted: another, empty folder shows under its path.
+fn unmount(bucket: &str) -> String {
+    let away = format!("{}.away", bucket.trim_end_matches('/'));
+    std::fs::rename(bucket, &away).unwrap();
+    std::fs::create_dir(bucket).unwrap();
+    away
+}
+
+#[tokio::test]
+async fn a_folder_that_took_the_place_of_the_buckets_is_neither_written_nor_believed() {
+    let (_dir, bucket) = folder();
+    let location = Location { prefix: "vol/".into(), ..Location::new("file", &bucket) };
+    put(&*created(&location).await, "k", "v").await;
+    // A client that did not make the folder knows it from its first call.
+    let store = open(&Env::real(), &location).unwrap();
+    assert!(store.head("none").await.unwrap_err().is_not_found());
+    let away = unmount(&bucket);
+    for error in [
+        store.get("k", None).await.unwrap_err(),
+        store.get("k", Some(0..1)).await.unwrap_err(),
+        store.head("k").await.unwrap_err(),
+        store.delete("k").await.unwrap_err(),
+        store.put("chunks/0/0/1_0_1", "v".to_owned().into()).await.unwrap_err(),
+        store.put("folder/", Payload::default()).await.unwrap_err(),
+        store.list("chunks/", "").try_next().await.unwrap_err(),
+    ] {
+        let wanted = format!("{bucket} is not the one this client started with: is its disk mounted?");
+        assert!(error.is_retryable() && error.to_string().ends_with(&wanted), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&bucket).unwrap().count(), 0, "nothing was made in it");
+    std::fs::remove_dir(&bucket).unwrap();
+    std::fs::rename(&away, &bucket).unwrap();
+    assert_eq!(store.get("k", None).await.unwrap(), "v");
+    put(&*store, "chunks/0/0/1_0_1", "v").await;
+    assert!(store.get("none", None).await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn create_takes_the_folder_that_is_there_now() {
+    let (_dir, bucket) = folder();
+    let store = created(&Location::new("file", &bucket)).await;
+    unmount(&bucket);
+    assert!(store.put("a/b", "v".to_owned().into()).await.unwrap_err().is_retryable());
+    store.create().await.unwrap();
+    put(&*store, "a/b", "v").await;
+}
+
+#[test]
+fn a_full_disk_is_named_and_may_have_room_later() {
+    let disk = Disk::new("/bucket/", true);
+    let full = || io::Error::from(rustix::io::Errno::NOSPC);
+    let error = disk.run(|_| Err::<(), _>(full())).unwrap_err();
+    let error = name_error("put", "k", error);
+    assert!(error.is_retryable());
+    assert_eq!(error.to_string(), "put k: no space left in the bucket's folder /bucket/");
+}
+
 #[tokio::test]
 async fn keys_that_leave_the_bucket_are_refused() {
     let (_dir, bucket) = folder();

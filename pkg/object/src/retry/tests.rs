@@ -134,6 +134,137 @@ async fn uploads_and_downloads_have_permits_of_their_own() {
     assert!(puts.iter().all(Result::is_ok));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_at_once_then_every_ten_seconds_and_so_is_its_end() {
+    let log = log::of_this_thread();
+    let env = Env::simulated(8);
+    let base = faulty(&env);
+    let store = stack(&env, base.clone(), &limits(1000));
+    store.put("k", body()).await.unwrap();
+    assert!(log.take().is_empty(), "a store that works is not worth a line");
+    base.down();
+    let calls = future::join_all((0..5).map(|_| store.get("k", None)));
+    let watch = async {
+        env.sleep(Duration::from_millis(1)).await;
+        let told = log.take();
+        assert_eq!(told, ["WARN the object store fails: get k: the store is down; 1 calls are waiting"]);
+        env.sleep(Duration::from_secs(95)).await;
+        let told = log.take();
+        assert!((3..=9).contains(&told.len()), "{told:?}");
+        assert!(
+            told.iter().all(|line| line.starts_with("WARN") && line.ends_with("; 5 calls are waiting")),
+            "{told:?}"
+        );
+        base.up();
+    };
+    let (calls, ()) = tokio::join!(calls, watch);
+    assert!(calls.iter().all(Result::is_ok));
+    let told = log.take();
+    assert!(told.len() == 1 && told[0].starts_with("INFO the object store works again; it failed for "), "{told:?}");
+    store.get("k", None).await.unwrap();
+    assert!(log.take().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_and_works_in_turn_is_told_of_now_and_then() {
+    let log = log::of_this_thread();
+    let env = Env::simulated(9);
+    let base = faulty(&env);
+    let store = stack(&env, base.clone(), &limits(1000));
+    base.set_faults(Faults { fail_per_mille: 300, delay_max: Duration::from_millis(10), ..Faults::default() });
+    let start = env.instant();
+    for _ in 0..500 {
+        store.put("k", body()).await.unwrap();
+    }
+    let secs = env.instant().duration_since(start).as_secs();
+    let told = log.take();
+    assert!(told.len() as u64 <= 2 * (secs / 10 + 1), "{} lines in {secs} s", told.len());
+    assert!(told.iter().any(|line| line.starts_with("WARN")) && told.iter().any(|line| line.starts_with("INFO")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_that_works_does_not_end_an_outage_of_puts() {
+    let log = log::of_this_thread();
+    let env = Env::simulated(10);
+    let outage = Outage::new(&env);
+    let error = Error::Unavailable { action: "put", key: "k".into(), reason: "full".into(), persistent: false };
+    let put = outage.wait();
+    outage.failed(&error);
+    outage.worked();
+    assert_eq!(log.take().len(), 1, "the failure only");
+    // The put is given up: that is no end either, but the next call that works is.
+    drop(put);
+    assert!(log.take().is_empty());
+    outage.worked();
+    assert_eq!(log.take(), ["INFO the object store works again; it failed for 0 s"]);
+}
+
+/// What this crate logs, for the test that runs on the thread.
+mod log {
+    use std::cell::RefCell;
+    use std::fmt::Debug;
+    use std::sync::Once;
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
+
+    thread_local! {
+        static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// The lines of one thread since the last look.
+    pub(super) struct Log;
+
+    impl Log {
+        pub(super) fn take(&self) -> Vec<String> {
+            LINES.take()
+        }
+    }
+
+    /// One subscriber for the process: scoped ones can miss lines while tests run side by side.
+    pub(super) fn of_this_thread() -> Log {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::subscriber::set_global_default(Log).expect("nobody else sets it"));
+        LINES.take();
+        Log
+    }
+
+    impl Subscriber for Log {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target().starts_with("cairn_object") && *metadata.level() <= Level::INFO
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut line = Line(event.metadata().level().to_string());
+            event.record(&mut line);
+            LINES.with_borrow_mut(|lines| lines.push(line.0));
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    struct Line(String);
+
+    impl Visit for Line {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            if field.name() == "message" {
+                self.0 += &format!(" {value:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn waits_double_and_end_at_half_a_minute() {
     let waits: Vec<u128> = (0..11).map(|tries| wait_before(tries).as_millis()).collect();

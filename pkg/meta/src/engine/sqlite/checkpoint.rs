@@ -16,7 +16,7 @@ pub(super) const LONG_BYTES: u64 = 8 << 20;
 /// Log length at which the writer stops for it, in bytes.
 const FAR_TOO_LONG_BYTES: u64 = 128 << 20;
 /// Commits between two looks at the log's length.
-const LOOK_EVERY: u32 = 16;
+const LOOK_EVERY: u32 = 64;
 
 /// What the writer and the checkpoint thread share.
 pub(super) struct Checkpointer {
@@ -70,6 +70,14 @@ impl Checkpointer {
             state.asked = true;
             self.changed.notify_one();
         }
+    }
+
+    /// Counts a commit after which nobody looks at the log; `false` (and not counted) if one must.
+    pub(super) fn committed_unseen(&self) -> bool {
+        let mut state = self.state.lock();
+        let may = state.commits + 1 < LOOK_EVERY;
+        state.commits += u32::from(may);
+        may
     }
 
     /// Serves until told to stop.

@@ -1,6 +1,7 @@
 //! A volume in one SQLite file, in the very tables a JuiceFS client keeps there.
 //!
-//! One writer thread commits whatever queued up while its last commit ran (`writer`); reads run
+//! One connection writes (`writer`): its thread commits whatever queued up while its last commit
+//! ran, and a change that finds it idle is made on the thread that asked; reads run
 //! on the calling thread, on read-only connections, each call over one snapshot. A commit that
 //! somebody asked to survive a power cut syncs the log, others leave that to the next one that does.
 //!
@@ -48,6 +49,8 @@ pub struct SqliteEngine {
     options: Options,
     sql: Arc<Sql>,
     queue: Arc<Queue>,
+    /// `None` once closed, and for engines that only read.
+    writer: Arc<Mutex<Option<Writer>>>,
     readers: Mutex<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     env: Env,
@@ -76,6 +79,7 @@ impl SqliteEngine {
             options,
             sql: sql.clone(),
             queue: queue.clone(),
+            writer: Arc::default(),
             readers: Mutex::default(),
             threads: Mutex::default(),
             env: env.clone(),
@@ -90,12 +94,16 @@ impl SqliteEngine {
                 engine.start("cairn-checkpoint", move || shared.serve(&own))?;
             }
             let prefix = engine.place.prefix.clone();
-            let writer = Writer::new(env, conn, sql, prefix, queue.clone(), checkpointer.clone());
+            let timeout = engine.place.busy_timeout;
+            let writer = Writer::new(env, conn, sql, prefix, queue.clone(), checkpointer.clone(), timeout);
+            *engine.writer.lock() = Some(writer);
+            let writer = engine.writer.clone();
             engine.start("cairn-sqlite", move || {
                 // The writer closes its connection first: of two that close at once neither is the
                 // last, which empties the log.
-                let end = catch_unwind(AssertUnwindSafe(|| writer.serve()));
+                let end = catch_unwind(AssertUnwindSafe(|| writer::serve(&writer, &queue)));
                 queue.abandon();
+                *writer.lock() = None;
                 checkpointer.stop();
                 if let Err(bug) = end {
                     resume_unwind(bug);
@@ -133,6 +141,19 @@ impl SqliteEngine {
         }
     }
 
+    /// Runs an operation on this thread if the writer is idle and nothing need be waited for: two
+    /// changes of thread cost more than the transaction. What must survive a power cut waits for the
+    /// disk, so it goes to the writer's thread, where others share the wait.
+    fn write_here(&self, work: Work, durability: Durability) -> std::result::Result<Result<()>, Work> {
+        if durability == Durability::Power || self.place.journal != Journal::Wal || !self.queue.is_idle() {
+            return Err(work);
+        }
+        match self.writer.try_lock().as_deref_mut() {
+            Some(Some(writer)) => writer.run_now(work),
+            _ => Err(work),
+        }
+    }
+
     /// Runs a reading operation on this thread.
     fn read_here(&self, mut work: Work) -> Result<()> {
         let conn = self.reader()?;
@@ -160,7 +181,10 @@ impl Engine for SqliteEngine {
         if self.options.read_only {
             return Err(Error::ReadOnly);
         }
-        self.queue.run(Task::Work(work, durability)).await
+        match self.write_here(work, durability) {
+            Ok(outcome) => outcome,
+            Err(work) => self.queue.run(Task::Work(work, durability)).await,
+        }
     }
 
     async fn read(&self, work: Work) -> Result<()> {

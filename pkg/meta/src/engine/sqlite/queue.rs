@@ -85,6 +85,12 @@ impl Queue {
         outcome.await.unwrap_or_else(|_| Err(Error::engine("commit", "the writer thread died")))
     }
 
+    /// Nobody waits, and tasks are taken.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.jobs.is_empty() && !state.closing
+    }
+
     /// Takes up to `most` jobs, waiting for the first; `None` once closed and empty.
     pub(super) fn take(&self, most: usize) -> Option<VecDeque<Job>> {
         let mut state = self.state.lock();

@@ -1,4 +1,5 @@
-//! The one thread that changes the database: whatever queued up while it committed is its next batch.
+//! The one connection that changes the database. Its thread commits whatever queued up while the
+//! last commit ran; an operation that finds it idle runs at once, on the thread that asked.
 //!
 //! Each operation of a batch runs in a savepoint of its own, so it fails by itself. Some errors of
 //! SQLite (disk full, I/O) take the whole transaction with them; then every operation of the batch
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use cairn_env::Env;
 use cairn_types::{SessionId, Timestamp};
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::checkpoint::Checkpointer;
@@ -20,7 +22,7 @@ use super::queue::{Job, Queue, Task};
 use super::records::SqliteTxn;
 use super::schema;
 use super::sql::Sql;
-use crate::txn::Durability;
+use crate::txn::{Durability, Work};
 use crate::{Error, Result};
 
 /// Operations in one commit.
@@ -42,6 +44,8 @@ pub(super) struct Writer {
     checkpointer: Arc<Checkpointer>,
     pending: Pending,
     own_sessions: Vec<SessionId>,
+    /// How long a transaction waits for another process's lock.
+    busy_timeout: Duration,
     /// What `PRAGMA synchronous` says.
     safest: Durability,
     /// Rows changed on this connection before the open transaction.
@@ -49,6 +53,16 @@ pub(super) struct Writer {
     last_commit: Instant,
     /// When the lock was last left free for others.
     shared: Instant,
+}
+
+/// The writer's thread: serves until the queue is closed and empty, then closes the connection.
+pub(super) fn serve(writer: &Mutex<Option<Writer>>, queue: &Queue) {
+    while let Some(mut jobs) = queue.take(BATCH_MAX) {
+        if let Some(writer) = &mut *writer.lock() {
+            writer.work_off(&mut jobs);
+        }
+    }
+    *writer.lock() = None;
 }
 
 impl Writer {
@@ -59,6 +73,7 @@ impl Writer {
         prefix: String,
         queue: Arc<Queue>,
         checkpointer: Arc<Checkpointer>,
+        busy_timeout: Duration,
     ) -> Writer {
         let now = env.instant();
         Writer {
@@ -70,6 +85,7 @@ impl Writer {
             checkpointer,
             pending: Pending::default(),
             own_sessions: Vec::new(),
+            busy_timeout,
             safest: Durability::Process,
             changes_before: 0,
             last_commit: now,
@@ -77,16 +93,43 @@ impl Writer {
         }
     }
 
-    /// Serves until the queue is closed and empty.
-    pub(super) fn serve(mut self) {
-        while let Some(mut jobs) = self.queue.take(BATCH_MAX) {
-            while !jobs.is_empty() {
-                self.share_the_lock();
-                self.batch(&mut jobs);
-                self.checkpointer.committed(&self.conn);
-                self.last_commit = self.env.instant();
-            }
+    /// Runs and commits jobs until there are none left.
+    fn work_off(&mut self, jobs: &mut VecDeque<Job>) {
+        while !jobs.is_empty() {
+            self.share_the_lock();
+            self.batch(jobs);
+            self.checkpointer.committed(&self.conn);
+            self.last_commit = self.env.instant();
         }
+    }
+
+    /// Runs and commits one operation on the caller's thread, unless that might keep it waiting: for
+    /// another process's lock, for our turn to leave the lock free, for a checkpoint. Then the
+    /// operation comes back untouched, for the queue.
+    pub(super) fn run_now(&mut self, work: Work) -> std::result::Result<Result<()>, Work> {
+        let now = self.env.instant();
+        if now.duration_since(self.shared) >= SHARE_EVERY && now.duration_since(self.last_commit) < SHARE {
+            return Err(work);
+        }
+        if !self.checkpointer.committed_unseen() || self.begin_now().is_err() {
+            return Err(work);
+        }
+        let outcome = self.run(&mut Task::Work(work, Durability::Process)).and_then(|()| self.commit());
+        if outcome.is_err() {
+            self.roll_back();
+        }
+        self.last_commit = self.env.instant();
+        Ok(outcome)
+    }
+
+    /// Begins a transaction if nobody holds the lock.
+    fn begin_now(&mut self) -> Result<()> {
+        let patience =
+            |conn: &Connection, limit| conn.busy_timeout(limit).map_err(|e| fail("choose how long to wait", e));
+        patience(&self.conn, Duration::ZERO)?;
+        let begun = self.begin(Durability::Process);
+        patience(&self.conn, self.busy_timeout)?;
+        begun
     }
 
     /// Runs jobs off the front until they are done or the batch has held the lock for long enough.
@@ -100,7 +143,7 @@ impl Writer {
         let started = self.env.instant();
         let mut done: Vec<(Job, Result<()>)> = Vec::with_capacity(jobs.len());
         while let Some(mut job) = jobs.pop_front() {
-            let outcome = if alone { self.run(&mut job) } else { self.run_in_savepoint(&mut job) };
+            let outcome = if alone { self.run(&mut job.task) } else { self.run_in_savepoint(&mut job.task) };
             done.push((job, outcome));
             if self.conn.is_autocommit() {
                 return self.one_by_one(done, durability);
@@ -122,7 +165,7 @@ impl Writer {
     fn one_by_one(&mut self, done: Vec<(Job, Result<()>)>, durability: Durability) {
         self.roll_back();
         for (mut job, _) in done {
-            let outcome = self.run_alone(&mut job, durability);
+            let outcome = self.run_alone(&mut job.task, durability);
             if outcome.is_err() {
                 self.roll_back();
             }
@@ -130,17 +173,17 @@ impl Writer {
         }
     }
 
-    fn run_alone(&mut self, job: &mut Job, durability: Durability) -> Result<()> {
+    fn run_alone(&mut self, task: &mut Task, durability: Durability) -> Result<()> {
         self.begin(durability)?;
-        self.run(job)?;
+        self.run(task)?;
         self.commit()
     }
 
     /// Runs one of several operations: what it changed goes if it fails. If not even that can be
     /// done, the whole transaction goes.
-    fn run_in_savepoint(&mut self, job: &mut Job) -> Result<()> {
+    fn run_in_savepoint(&mut self, task: &mut Task) -> Result<()> {
         self.execute("begin an operation", "SAVEPOINT work")?;
-        let outcome = self.run(job);
+        let outcome = self.run(task);
         if self.conn.is_autocommit() {
             return outcome;
         }
@@ -156,9 +199,9 @@ impl Writer {
     }
 
     /// Runs one operation in the open transaction. Its sums are taken back if it fails, its rows are not.
-    fn run(&mut self, job: &mut Job) -> Result<()> {
+    fn run(&mut self, task: &mut Task) -> Result<()> {
         self.pending.mark();
-        let outcome = match &mut job.task {
+        let outcome = match task {
             Task::CreateTables => {
                 let script = schema::creation(&self.prefix);
                 self.conn.execute_batch(&script).map_err(|e| fail("create the tables", e))
