@@ -128,6 +128,7 @@ impl Volume {
         };
         volume.follow_setting(dials);
         volume.follow_usage(sources.usage);
+        crate::memory::follow(env, &volume.tasks, &volume.chunks);
         Ok(volume)
     }
 

@@ -175,6 +175,74 @@ fn a_read_only_bucket_is_refused_at_format() {
 }
 
 #[test]
+fn a_refused_format_leaves_no_database_behind() {
+    let volume = Volume::unformatted();
+    says(&volume.format(&["--compress", "brotli"]).refused(), &["brotli"]);
+    assert!(!volume.database().exists());
+    fs::create_dir_all(volume.store().join("test-volume/chunks/0/0")).unwrap();
+    fs::write(volume.store().join("test-volume/chunks/0/0/1_0_5"), "bytes").unwrap();
+    says(&volume.format(&[]).refused(), &["not empty"]);
+    assert!(!volume.database().exists());
+}
+
+#[test]
+fn formatting_again_changes_only_what_was_given() {
+    let volume = Volume::unformatted();
+    volume.format(&["--compress", "zstd", "--trash-days", "7", "--capacity", "3"]).ok();
+    let setting = || cairn(["config", volume.url()]).ok();
+    let first = setting();
+    cairn(["format", volume.url(), "test-volume"]).ok();
+    assert_eq!(setting(), first);
+    cairn(["format", volume.url(), "test-volume", "--trash-days", "2"]).ok();
+    assert_eq!(setting(), first.replace("\"TrashDays\": 7", "\"TrashDays\": 2"));
+    let elsewhere = format!("{}/", volume.path("elsewhere").display());
+    let said = cairn(["format", volume.url(), "test-volume", "--bucket", &elsewhere]).refused();
+    says(&said, &["--force"]);
+    cairn(["format", volume.url(), "test-volume", "--bucket", &elsewhere, "--force"]).ok();
+    assert!(setting().contains(&elsewhere));
+}
+
+#[test]
+fn a_missing_bucket_is_said_at_once_by_fsck_and_gc() {
+    let volume = Volume::new(&[]);
+    fs::remove_dir_all(volume.store()).unwrap();
+    for command in ["fsck", "gc"] {
+        says(&cairn([command, volume.url()]).refused(), &["bucket"]);
+    }
+}
+
+#[test]
+fn only_mounts_of_ours_are_unmounted() {
+    let volume = Volume::unformatted();
+    let place = volume.path("mnt");
+    let path = place.to_str().unwrap();
+    run(Path::new("/"), "mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", path]).ok();
+    let said = cairn(["umount", path]);
+    run(Path::new("/"), "umount", [path]).ok();
+    says(&said.refused(), &["not a CairnFS mount (it is tmpfs)"]);
+}
+
+#[test]
+fn a_root_and_a_read_only_mount_are_told_apart_from_no_mount() {
+    let volume = Volume::new(&[]);
+    let mounted = volume.mount(&[]);
+    let root = mounted.root().to_str().unwrap().to_owned();
+    says(&cairn(["rmr", &root]).refused(), &["is the root of a volume"]);
+    mounted.unmount();
+    let mounted = volume.mount(&["--read-only"]);
+    says(&cairn(["info", &root]).refused(), &["mounted read-only"]);
+    mounted.unmount();
+}
+
+#[test]
+fn a_path_is_not_a_metadata_url_and_a_word_not_an_address() {
+    let volume = Volume::new(&[]);
+    let path = volume.database().display().to_string();
+    says(&cairn(["status", &path]).refused(), &[&format!("did you mean sqlite3://{path}?")]);
+    says(&volume.mount_refused(&["--metrics", "nonsense"]), &["nonsense"]);
+}
+
+#[test]
 fn a_mount_point_that_is_missing_or_a_file_is_named() {
     let volume = Volume::new(&[]);
     fs::remove_dir(volume.path("mnt")).unwrap();

@@ -60,7 +60,12 @@ pub(crate) struct BlockFile {
     len: u32,
     /// One for each piece; empty if the file has none or nobody wants them.
     checksums: Vec<u32>,
+    /// The file lies in memory: reading it never waits.
+    in_memory: bool,
 }
+
+/// What statfs says of tmpfs, which refuses to promise that a read will not wait, though none does.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 impl BlockFile {
     /// Opens the file of a block of `len` bytes.
@@ -71,7 +76,8 @@ impl BlockFile {
         if checksummed && level != ChecksumLevel::None {
             checksums = read_checksums(&mut file, len)?;
         }
-        Ok(BlockFile { file, len, checksums })
+        let in_memory = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
+        Ok(BlockFile { file, len, checksums, in_memory })
     }
 
     /// The bytes of `range`, verified as `level` asks. May wait for the disk.
@@ -81,6 +87,9 @@ impl BlockFile {
 
     /// The same if the kernel has the bytes in memory; `None` if it would have to wait or cannot tell.
     pub(crate) fn read_nowait(&self, range: Range<u32>, level: ChecksumLevel) -> Option<Result<Bytes, Fault>> {
+        if self.in_memory {
+            return Some(self.read(range, level));
+        }
         let outcome = self.read_with(range, level, |file, buf, at| {
             let bytes = buf.len();
             match rustix::io::preadv2(file, &mut [IoSliceMut::new(buf)], at, ReadWriteFlags::NOWAIT) {

@@ -21,7 +21,7 @@ use crate::{ChunkStats, Config, Error, Reservation, Result, SliceWriter, codec};
 /// Blocks of one slice deleted or looked at together.
 const BLOCKS_AT_ONCE: usize = 16;
 /// Free pages go back to the system after this long without a write.
-const IDLE_PERIOD: Duration = Duration::from_secs(30);
+const IDLE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Slices in an object store, with a bounded buffer in front and the cache beside.
 pub struct ChunkStore {

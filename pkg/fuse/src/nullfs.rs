@@ -166,9 +166,10 @@ impl NullFs {
         let Ok(node) = self.node(ino) else { return vec![] };
         let names: Vec<(Vec<u8>, u64)> = {
             let node = node.lock();
-            let own = [(b".".to_vec(), ino), (b"..".to_vec(), ino)];
-            let named = node.names.iter().map(|(name, ino)| (name.clone(), *ino));
-            own.into_iter().chain(named).skip(offset as usize).take(512).collect()
+            let dots = [&b"."[..], b".."].map(|dots| (dots, ino));
+            let named = node.names.iter().map(|(name, ino)| (name.as_slice(), *ino));
+            let page = dots.into_iter().chain(named).skip(offset as usize).take(512);
+            page.map(|(name, ino)| (name.to_vec(), ino)).collect()
         };
         let with_attr = |(n, (name, ino)): (usize, (Vec<u8>, u64))| {
             let attr = self.node(ino).map(|node| node.lock().attr).unwrap_or_default();

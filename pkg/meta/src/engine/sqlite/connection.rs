@@ -15,8 +15,8 @@ use crate::{Error, Result};
 /// Statements each connection keeps compiled.
 const STATEMENTS: usize = 160;
 /// Page caches, in KiB.
-const WRITER_CACHE_KIB: i64 = 65_536;
-const READER_CACHE_KIB: i64 = 16_384;
+const WRITER_CACHE_KIB: i64 = 16_384;
+const READER_CACHE_KIB: i64 = 4_096;
 
 /// The connection that changes things. Also says what the database holds.
 pub(super) fn writer(place: &Place, options: Options) -> Result<(Connection, Holding)> {
