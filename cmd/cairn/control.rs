@@ -23,11 +23,24 @@ pub(crate) enum Reply {
     Json(Vec<u8>),
 }
 
+/// `path` without dots and links, but for its last name, which is not followed.
+///
+/// An inode number means something on its own file system only, so what is asked of a mount must lie
+/// there for sure: `MNT/..` does not.
+pub(crate) fn real(path: &Path) -> std::io::Result<PathBuf> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if parent.as_os_str().is_empty() => Ok(Path::new(".").canonicalize()?.join(name)),
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => path.canonicalize(),
+    }
+}
+
 /// The mount point `path` lies in, if it is a mount of ours or of JuiceFS.
 pub(crate) fn mount_of(path: &Path) -> anyhow::Result<PathBuf> {
-    let path = std::path::absolute(path)?;
+    let path = real(path)?;
+    let device = path.symlink_metadata()?.dev();
     for dir in path.ancestors() {
-        let is_root = dir.symlink_metadata().is_ok_and(|m| m.ino() == ROOT_INO);
+        let is_root = dir.symlink_metadata().is_ok_and(|m| m.ino() == ROOT_INO && m.dev() == device);
         if is_root && internal(dir, "config").is_some() {
             return Ok(dir.to_owned());
         }

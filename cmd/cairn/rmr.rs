@@ -43,7 +43,10 @@ pub(crate) async fn run(args: RmrArgs, global: &Global) -> anyhow::Result<ExitCo
 }
 
 async fn remove(env: &Env, path: &Path, args: &RmrArgs, bars: &Bars) -> anyhow::Result<()> {
-    let path = std::path::absolute(path)?;
+    if path.file_name().is_none() {
+        bail!("{} ends in dots: name what is to be removed", path.display());
+    }
+    let path = control::real(path)?;
     path.symlink_metadata()?;
     if control::mount_of(&path).is_ok_and(|root| root == path) {
         bail!("{} is the root of a volume; name what is in it", path.display());

@@ -45,8 +45,9 @@ pub(crate) struct SummaryArgs {
 pub(crate) async fn run(args: SummaryArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let env = Env::real();
     let shown = args.path.display();
-    let ino = args.path.metadata().with_context(|| format!("look at {shown}"))?.ino();
-    let mountpoint = control::mount_of(&args.path)?;
+    let place = args.path.canonicalize().with_context(|| format!("look at {shown}"))?;
+    let ino = place.metadata()?.ino();
+    let mountpoint = control::mount_of(&place)?;
     let mut body = ino.to_be_bytes().to_vec();
     body.extend([args.depth, args.entries, u8::from(args.strict)]);
     let bars = Bars::new(&env, global, args.json || args.csv);

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
 use super::{Fs, VIRTUAL};
-use crate::support::{PATIENCE, errno, eventually};
+use crate::support::{PATIENCE, Volume, cairn, errno, eventually};
 
 #[test]
 fn stats_are_lines_of_name_and_number() {
@@ -74,4 +74,21 @@ fn they_can_be_hidden_from_listings() {
     let listed: Vec<String> =
         fs::read_dir(m.root()).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     assert!(VIRTUAL.iter().all(|v| !listed.iter().any(|l| l == v)), "{listed:?}");
+}
+
+#[test]
+fn commands_never_take_a_path_outside_for_one_inside() {
+    let volume = Volume::new(&[]);
+    let mounted = volume.mount(&[]);
+    let outside = tempfile::tempdir_in(mounted.path("").parent().unwrap()).unwrap();
+    let name = outside.path().file_name().unwrap().to_owned();
+    fs::create_dir(mounted.path(name.to_str().unwrap())).unwrap();
+    for path in [mounted.path("..").join(&name), mounted.path("..")] {
+        for command in ["rmr", "info", "summary"] {
+            let done = cairn([command, path.to_str().unwrap()]);
+            assert_ne!(done.code, 0, "{command} {}: {done:?}", path.display());
+        }
+    }
+    assert!(outside.path().exists());
+    assert!(mounted.path(name.to_str().unwrap()).exists());
 }
