@@ -54,7 +54,7 @@ posix: ## the outside suites, whole
 
 crash: ## kill -9 at random moments, whole
 	@integration/tools/setup test
-	CAIRN_WHOLE=1 cargo test --test integration -- crash:: --test-threads=1 --nocapture
+	CAIRN_SECS=$(SECS) cargo test --test integration -- crash:: --test-threads=1 --nocapture
 
 bench: ## each row beside its floor, measured in the same run: ROWS="write read names listing start memory"
 	@integration/tools/setup build

@@ -155,6 +155,9 @@ impl ModelFs {
             made.gid = parent.gid;
             if new.kind == FileType::Directory {
                 made.mode |= 0o2000;
+            } else if made.mode & 0o2010 == 0o2010 && by.0 != 0 && by.1 != parent.gid {
+                // Nobody makes a file run as a group that is not his own.
+                made.mode &= !0o2000;
             }
         }
         let id = self.next;
