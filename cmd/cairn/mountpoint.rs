@@ -93,7 +93,7 @@ pub(crate) fn kind_at(place: &Path) -> Option<Kind> {
 }
 
 fn kind_in(info: &[u8], place: &Path) -> Option<Kind> {
-    let wanted = escaped(place.as_os_str().as_bytes());
+    let wanted = cairn_fuse::mountinfo_path(place.as_os_str().as_bytes());
     let mut found = None;
     for line in info.split(|b| *b == b'\n') {
         let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
@@ -106,18 +106,6 @@ fn kind_in(info: &[u8], place: &Path) -> Option<Kind> {
         }
     }
     found
-}
-
-/// Blanks and backslashes as the kernel writes them there.
-fn escaped(path: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    for b in path {
-        match b {
-            b' ' | b'\t' | b'\n' | b'\\' => out.extend(format!("\\{b:03o}").into_bytes()),
-            _ => out.push(*b),
-        }
-    }
-    out
 }
 
 /// Unmounts; `lazy` takes it out of sight even if somebody uses it.

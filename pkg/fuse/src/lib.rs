@@ -45,7 +45,7 @@ pub use config::Config;
 pub use errno::errno_number;
 pub use error::{Error, Result};
 pub use notify::{Notice, Notices};
-pub use session::{Mounted, State};
+pub use session::{Mounted, State, mountinfo_path};
 
 /// Mounts `vfs` at `mountpoint`. What waits runs on `rt`, which must outlive the mount.
 ///

@@ -150,7 +150,7 @@ fn device_at(path: &Path) -> Option<String> {
 }
 
 fn device_in(mountinfo: &[u8], path: &Path) -> Option<String> {
-    let escaped = escape(path.as_os_str().as_bytes());
+    let escaped = mountinfo_path(path.as_os_str().as_bytes());
     let lines = mountinfo.split(|b| *b == b'\n');
     // id, parent, major:minor, root, mount point, ...
     let mut here = lines.filter_map(|line| {
@@ -161,8 +161,8 @@ fn device_in(mountinfo: &[u8], path: &Path) -> Option<String> {
     here.by_ref().last()
 }
 
-/// Blanks and backslashes as the kernel writes them there.
-fn escape(path: &[u8]) -> Vec<u8> {
+/// A path as the kernel writes it into `/proc/self/mountinfo`: blanks and backslashes in octal.
+pub fn mountinfo_path(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     for b in path {
         match b {

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::txn::{Context, Txn};
 
 /// Leaves a record of `op(args):result` if the volume keeps a change log.
-pub(crate) fn log(
+pub fn log(
     cx: &Context,
     tx: &mut dyn Txn,
     op: &str,

@@ -12,7 +12,7 @@
 //! Not here: bytes of files, blocks, object keys, and errno numbers. Meta never calls up: what
 //! needs doing later goes into the [`Upkeep`] queue, which `jobs` drains.
 
-mod changelog;
+pub mod changelog;
 mod client;
 mod cred;
 pub mod engine;

@@ -1,12 +1,12 @@
 //! Slice lists that are replaced, slices and files that wait for deletion.
 
+use cairn_meta::changelog::log;
 use cairn_meta::ops::data::drop_references;
 use cairn_meta::record::{DelayedSlices, DeletedFile};
 use cairn_meta::txn::{Context, Op, Txn};
 use cairn_meta::{Error, Result};
 use cairn_types::{ChunkIndex, Ino, SliceId, SliceRecord, SliceRef};
 
-use super::log;
 use crate::plan::Plan;
 
 /// Puts one slice in the place of the records a plan replaces, if all the plan read is unchanged.
@@ -44,7 +44,7 @@ impl Op for SwapChunk {
         };
         let args: [&dyn std::fmt::Display; 7] =
             [&self.ino, &self.index, &plan.skipped, &replaced.len(), &plan.pos, &slice.id, &slice.size];
-        log(cx, tx, "COMPACTCHUNK", &args)?;
+        log(cx, tx, "COMPACTCHUNK", &args, None)?;
         Ok(unowned)
     }
 }
@@ -104,7 +104,7 @@ impl Op for ReleaseDelayed {
             out.unowned.extend(drop_references(tx, &records)?);
             out.slices += delayed.slices.len() as u64;
             out.bytes += delayed.slices.iter().map(|s| u64::from(s.size)).sum::<u64>();
-            log(cx, tx, "CLEANUP_DELAYED_SLICES", &[&delayed.id, &delayed.deleted_secs])?;
+            log(cx, tx, "CLEANUP_DELAYED_SLICES", &[&delayed.id, &delayed.deleted_secs], None)?;
         }
         Ok(out)
     }

@@ -1,10 +1,9 @@
 //! What dead sessions leave behind, and the change log's length.
 
 use cairn_meta::Result;
+use cairn_meta::changelog::log;
 use cairn_meta::txn::{Context, Op, Txn};
 use cairn_types::SessionId;
-
-use super::log;
 
 /// Drops the locks of a session that is dead. Answers whether it is: it may have come back.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +37,7 @@ impl Op for EndDead {
             return Ok(false);
         }
         tx.remove_session(self.0)?;
-        log(cx, tx, "CLEANSESSION", &[&self.0])?;
+        log(cx, tx, "CLEANSESSION", &[&self.0], None)?;
         Ok(true)
     }
 }

@@ -1,12 +1,11 @@
 //! Hour directories of the trash, and clone trees that were never attached.
 
 use cairn_meta::Result;
+use cairn_meta::changelog::log;
 use cairn_meta::ops::trash::parse_hour;
 use cairn_meta::record::{QuotaKey, QuotaKind};
 use cairn_meta::txn::{Context, Counter, Op, Rely, Txn};
 use cairn_types::{Attr, Ino};
-
-use super::log;
 
 /// An hour directory.
 #[derive(Clone, Debug)]
@@ -63,7 +62,7 @@ impl Op for RemoveHour {
             remove_dir(cx, tx, *ino, &attr)?;
         }
         let name = String::from_utf8_lossy(name);
-        log(cx, tx, "RMDIR", &[&Ino::TRASH, &name, &0])?;
+        log(cx, tx, "RMDIR", &[&Ino::TRASH, &name, &0], None)?;
         Ok(true)
     }
 }
@@ -96,7 +95,7 @@ impl Op for RemoveDetached {
             remove_dir(cx, tx, self.0, &attr)?;
         }
         tx.remove_detached(self.0)?;
-        log(cx, tx, "CLEANUP", &[&self.0])?;
+        log(cx, tx, "CLEANUP", &[&self.0], None)?;
         Ok(true)
     }
 }

@@ -1,12 +1,11 @@
 //! Directories looked at and mended one by one, and what `info` shows.
 
+use cairn_meta::changelog::log;
 use cairn_meta::invariants::{DirSums, Rules, Violation, check_directory, expected_dir_nlink};
 use cairn_meta::record::{DirStat, FlockKind, LockOwner, NamedEntry, PlockRange, QuotaKey, QuotaKind};
 use cairn_meta::txn::{AttrChange, Context, Counter, Op, Rely, Txn};
 use cairn_meta::{Error, Result};
 use cairn_types::{Attr, FileType, Ino};
-
-use super::log;
 
 /// Checks one directory by itself.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +72,7 @@ impl Op for RepairDir {
             }
             None => self.make_anew(cx, tx, nlink)?,
         }
-        log(cx, tx, "REPAIRDIR", &[&self.dir])
+        log(cx, tx, "REPAIRDIR", &[&self.dir], None)
     }
 }
 
@@ -115,7 +114,7 @@ impl Op for SyncDirStat {
         }
         let stat = sums(tx, self.0)?.stat;
         tx.put_dir_stat(self.0, &stat)?;
-        log(cx, tx, "DIRSTAT", &[&self.0, &stat.length, &stat.space, &stat.inodes])
+        log(cx, tx, "DIRSTAT", &[&self.0, &stat.length, &stat.space, &stat.inodes], None)
     }
 }
 
