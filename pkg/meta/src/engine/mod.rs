@@ -7,6 +7,7 @@
 //! Not here: what an operation means (`ops`), and when to try one again (`Meta` does).
 
 pub mod mem;
+pub mod remote;
 pub mod sqlite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
