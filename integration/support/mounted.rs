@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::command::binary;
-use super::eventually::{PATIENCE, eventually};
+use super::eventually::{PATIENCE, ends_within, eventually};
 use super::volume::Volume;
 use super::{c_path, cvt};
 
@@ -145,12 +145,6 @@ fn detach(root: &Path) {
     let path = c_path(root);
     // SAFETY: a NUL-terminated path that lives until the call returns.
     unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
-}
-
-fn ends_within(pidfd: &OwnedFd, patience: Duration) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let limit = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
-    matches!(poll(&mut fds, Some(&limit)), Ok(n) if n > 0)
 }
 
 /// Is there a mount at this very path?
