@@ -29,13 +29,15 @@ impl Mounted {
     /// said is the error.
     pub(crate) fn start(volume: &Volume, root: &Path, flags: &[&str]) -> Result<Mounted, String> {
         assert!(Path::new("/dev/fuse").exists(), "no /dev/fuse: these tests need a kernel with FUSE (modprobe fuse)");
-        let log = volume.path("mount.log");
+        let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let log = volume.path(&format!("{name}.log"));
         let said = File::create(&log).expect("the folder is ours");
         let mut table = MountTable::open();
         let mut command = binary();
         command.arg("mount").arg(volume.url()).arg(root);
         if !flags.contains(&"--cache-dir") {
-            command.arg("--cache-dir").arg(volume.path("cache"));
+            let cache = if name == "mnt" { "cache".to_owned() } else { format!("cache-{name}") };
+            command.arg("--cache-dir").arg(volume.path(&cache));
         }
         if let Some(bucket) = volume.bucket() {
             command.args(["--bucket", bucket]);
