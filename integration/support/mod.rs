@@ -14,8 +14,8 @@ pub(crate) use chance::Chance;
 pub(crate) use command::{Ran, binary, cairn, finish, run};
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use mounted::{Mounted, is_mounted};
-pub(crate) use proxy::{Counts, Cuts, Proxy};
-pub(crate) use servers::{Cluster, Engine, Kind, Mysql, Persistence, Postgres, Redis, RedisConfig, Sentinels};
+pub(crate) use proxy::{Cuts, Proxy};
+pub(crate) use servers::{Cluster, Engine, Kind, Mysql, Postgres, Redis, RedisConfig, Sentinels, free_port};
 pub(crate) use user::{as_user, nobody};
 pub(crate) use volume::Volume;
 

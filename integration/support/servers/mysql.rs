@@ -166,16 +166,6 @@ impl Mysql {
         crate::support::eventually("MariaDB starts again", crate::support::PATIENCE, || self.try_start().then_some(()));
     }
 
-    /// Freezes it: connections stay, nobody answers.
-    pub(crate) fn freeze(&self) {
-        self.process.as_ref().expect("it is running").signal(Signal::STOP);
-    }
-
-    /// Lets it go on.
-    pub(crate) fn thaw(&self) {
-        self.process.as_ref().expect("it is running").signal(Signal::CONT);
-    }
-
     /// What must be ended and removed when nobody will drop it.
     fn leave(&self) -> (i32, PathBuf) {
         let process = self.process.as_ref().expect("it is running");

@@ -190,16 +190,6 @@ impl Postgres {
         });
     }
 
-    /// Freezes the processes that serve connections' parent: nobody new gets in.
-    pub(crate) fn freeze(&self) {
-        self.process.as_ref().expect("it is running").signal(Signal::STOP);
-    }
-
-    /// Lets it go on.
-    pub(crate) fn thaw(&self) {
-        self.process.as_ref().expect("it is running").signal(Signal::CONT);
-    }
-
     /// What must be ended and removed when nobody will drop it.
     fn leave(&self) -> (i32, PathBuf) {
         let process = self.process.as_ref().expect("it is running");

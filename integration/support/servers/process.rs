@@ -24,7 +24,6 @@ pub(super) struct Process {
     child: Child,
     pidfd: OwnedFd,
     farewell: Signal,
-    log: PathBuf,
 }
 
 impl Process {
@@ -46,7 +45,7 @@ impl Process {
         }
         let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {:?}: {e}", command.get_program()));
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("a child has a pidfd");
-        Process { child, pidfd, farewell, log: log.to_owned() }
+        Process { child, pidfd, farewell }
     }
 
     /// Its number.
@@ -63,11 +62,6 @@ impl Process {
             }
             ready().map(Some)
         })
-    }
-
-    /// What it wrote.
-    pub(super) fn said(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_else(|e| format!("(no log: {e})"))
     }
 
     fn has_ended(&mut self) -> bool {

@@ -163,11 +163,6 @@ impl Redis {
         self.folder.path().join("log")
     }
 
-    /// Its folder, where a dump lies.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// Sends one command as the default user; the answer as `redis-cli` would print it, a line each.
     #[track_caller]
     pub(crate) fn ask(&self, command: &[&str]) -> String {
