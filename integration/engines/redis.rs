@@ -208,7 +208,7 @@ fn a_frozen_server_is_waited_for() {
     engine.redis().freeze();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| write(mounted.root(), 1));
-        super::faults::rest(std::time::Duration::from_secs(2));
+        super::outages::rest(std::time::Duration::from_secs(2));
         assert!(!waiting.is_finished());
         engine.redis().thaw();
         waiting.join().unwrap().unwrap();

@@ -140,7 +140,7 @@ impl Rival {
                 return;
             }
             let limit = (attempt + 1) * (attempt + 1);
-            super::faults::rest(Duration::from_micros(self.chance.below(limit * 1000)));
+            super::outages::rest(Duration::from_micros(self.chance.below(limit * 1000)));
         }
         panic!("{TRIES} tries for {name}: the other client would have answered EIO");
     }

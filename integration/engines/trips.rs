@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use super::faults::rest;
+use super::outages::rest;
 use crate::support::{Engine, Kind, Proxy, Volume};
 
 on_every_server!(each_operation_waits_as_often_as_it_may);
