@@ -204,6 +204,11 @@ pub trait Txn {
     fn remove_symlink(&mut self, ino: Ino) -> Result<()>;
     /// One extended attribute.
     fn xattr(&mut self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// Is there an extended attribute of this name? Relied on: just that. `likely` is the caller's
+    /// guess, which costs nothing if it is right.
+    fn has_xattr(&mut self, ino: Ino, name: &[u8], _likely: bool) -> Result<bool> {
+        Ok(self.xattr(ino, name)?.is_some())
+    }
     /// Names of all extended attributes, sorted.
     fn xattr_names(&mut self, ino: Ino) -> Result<Vec<Vec<u8>>>;
     /// Sets one.
@@ -261,10 +266,24 @@ pub trait Txn {
     fn counter(&mut self, counter: Counter) -> Result<i64>;
     /// Adds to a counter.
     fn add_counter(&mut self, counter: Counter, delta: i64) -> Result<()>;
+    /// Adds to a counter and answers the value after it.
+    fn advance_counter(&mut self, counter: Counter, delta: i64) -> Result<i64> {
+        let value = self.counter(counter)? + delta;
+        self.set_counter(counter, value)?;
+        Ok(value)
+    }
+    /// Is there room for `add` more below `limit`? Relied on: that there is, not how much.
+    fn counter_room(&mut self, counter: Counter, add: i64, limit: i64) -> Result<bool> {
+        Ok(self.counter(counter)? + add <= limit)
+    }
     /// Sets a counter.
     fn set_counter(&mut self, counter: Counter, value: i64) -> Result<()>;
     /// Statistics of a directory's direct entries.
     fn dir_stat(&mut self, dir: Ino) -> Result<Option<DirStat>>;
+    /// Has the directory statistics? Relied on: just that.
+    fn has_dir_stat(&mut self, dir: Ino) -> Result<bool> {
+        Ok(self.dir_stat(dir)?.is_some())
+    }
     /// Sets them.
     fn put_dir_stat(&mut self, dir: Ino, stat: &DirStat) -> Result<()>;
     /// Adds to them if the record exists; returns whether it did.
@@ -273,6 +292,14 @@ pub trait Txn {
     fn remove_dir_stat(&mut self, dir: Ino) -> Result<()>;
     /// A quota and its usage.
     fn quota(&mut self, key: QuotaKey) -> Result<Option<Quota>>;
+    /// Is there such a record? Relied on: just that.
+    fn has_quota(&mut self, key: QuotaKey) -> Result<bool> {
+        Ok(self.quota(key)?.is_some())
+    }
+    /// Is there no such record, or room in it for this much more? Relied on: that there is, not how much.
+    fn quota_room(&mut self, key: QuotaKey, space: i64, inodes: i64) -> Result<bool> {
+        Ok(self.quota(key)?.is_none_or(|q| !q.exceeded_by(space, inodes)))
+    }
     /// Sets limits and usage.
     fn put_quota(&mut self, key: QuotaKey, quota: &Quota) -> Result<()>;
     /// Adds to the usage of an existing record; returns whether it exists.
