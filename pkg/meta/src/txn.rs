@@ -61,6 +61,25 @@ impl Rely {
     pub const fn and(self, other: Rely) -> Rely {
         Rely(self.0 | other.0)
     }
+
+    /// Are all fields of `other` among these?
+    pub const fn has(self, other: Rely) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Are two attributes alike in these fields?
+    pub fn same(self, a: &Attr, b: &Attr) -> bool {
+        let differs = |rely: Rely, alike: bool| self.has(rely) && !alike;
+        let permission = |a: &Attr| (a.mode, a.uid, a.gid, a.access_acl, a.default_acl);
+        !(differs(Rely::KIND, a.kind == b.kind)
+            || differs(Rely::PERMISSION, permission(a) == permission(b))
+            || differs(Rely::FLAGS, a.flags == b.flags)
+            || differs(Rely::PARENT, a.parent == b.parent)
+            || differs(Rely::LENGTH, a.length == b.length)
+            || differs(Rely::NLINK, a.nlink == b.nlink)
+            || differs(Rely::TIMES, (a.atime, a.mtime, a.ctime) == (b.atime, b.mtime, b.ctime))
+            || differs(Rely::TIER, a.tier == b.tier))
+    }
 }
 
 /// A change of some fields of an attribute. Absent fields stay as they are.
@@ -430,6 +449,18 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Runs `work`, which changes nothing, over one consistent view.
     async fn read(&self, work: Work) -> Result<()>;
+
+    /// Attributes as this client's own last commit left them, at most `age` ago and unless somebody
+    /// else's change was seen since: for the question about a directory that the kernel asks after
+    /// each change in it. Nothing on engines that cost no round trip.
+    fn own_attr(&self, _ino: Ino, _age: std::time::Duration) -> Option<Attr> {
+        None
+    }
+
+    /// Changes whenever the engine may have gone back to an older state (R9).
+    fn generation(&self) -> u64 {
+        0
+    }
 
     /// Makes the empty tables of a new volume. Leaves existing ones alone.
     async fn create_tables(&self) -> Result<()>;

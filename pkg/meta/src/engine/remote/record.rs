@@ -197,6 +197,16 @@ pub struct Guard {
     pub seen: Value,
 }
 
+impl Guard {
+    /// Does it hold if this is what stands there now?
+    pub fn holds(&self, now: &Value) -> bool {
+        match (&self.seen, now) {
+            (Value::Attr(Some(seen)), Value::Attr(Some(now))) => self.rely.same(seen, now),
+            (seen, now) => seen == now,
+        }
+    }
+}
+
 /// A change, applied on the server. One per changing verb of [`crate::txn::Txn`], in the order the
 /// operation made them.
 #[derive(Clone, Debug, PartialEq)]
