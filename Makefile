@@ -62,8 +62,8 @@ engines: ## every engine on its real server, whole, with its round trips
 	CAIRN_WHOLE=1 cargo test --test integration -- engines:: --test-threads=2 --show-output
 	cargo test --test integration -- compat:: --test-threads=2
 
-bench: ## each row beside its floor, measured in the same run: ROWS="write read names listing start memory"
-	@integration/tools/setup build
+bench: ## each row beside its floor, measured in the same run: ROWS="write read names listing engines start memory"
+	@integration/tools/setup bench
 	cargo bench --bench bench -- $(ROWS)
 
 fuzz: ## not there yet

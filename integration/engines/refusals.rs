@@ -2,6 +2,8 @@
 //! any word that can be read: terminal, log, `.config`, process list, mount table.
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,7 @@ on_every_server!(
     a_wrong_password_is_refused_and_not_shown,
     a_server_that_is_not_there_is_refused_soon,
     a_database_that_is_not_there_is_refused,
-    too_many_connections_are_refused_or_waited_for,
+    too_many_connections_are_refused,
     no_word_of_a_running_mount_holds_the_password,
     the_password_may_come_from_the_environment,
 );
@@ -23,6 +25,7 @@ on_every_server!(
 const SOON: Duration = Duration::from_secs(60);
 
 /// What a command said that must fail.
+#[track_caller]
 fn said(url: &str) -> String {
     let start = now();
     let words = cairn(["status", url]).refused();
@@ -98,7 +101,7 @@ fn a_database_that_is_not_there_is_refused(kind: Kind) {
     assert!(known.iter().any(|w| words.contains(w)), "{words}");
 }
 
-fn too_many_connections_are_refused_or_waited_for(kind: Kind) {
+fn too_many_connections_are_refused(kind: Kind) {
     let (few, url): (Box<dyn std::any::Any>, String) = match kind {
         Kind::Redis => {
             let config = RedisConfig { extra: vec!["--maxclients".into(), "1".into()], ..RedisConfig::default() };
@@ -108,31 +111,35 @@ fn too_many_connections_are_refused_or_waited_for(kind: Kind) {
             (Box::new((redis, only)), url)
         }
         Kind::Postgres => {
-            let server = Postgres::with(&["-c", "max_connections=4", "-c", "superuser_reserved_connections=3"]);
+            let server = Postgres::with(&[]);
             let database = server.database();
-            server.sql("postgres", &format!("alter role cairn connection limit 0; select '{database}'")).ok();
+            server.sql("postgres", "alter role cairn connection limit 0").ok();
             let url = server.url(&database);
             (Box::new(server), url)
         }
         _ => {
-            let server = Mysql::with(&[]);
+            let server = Mysql::with(&["--max-connections=10"]);
             let database = server.database();
-            server
-                .sql("mysql", "alter user cairn@'%' with max_user_connections 1; set global max_connections = 10")
-                .ok();
+            // Who says nothing after the greeting holds a place, too.
+            let greeted = |n: u32| {
+                let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("the server listens");
+                stream.read_exact(&mut [0; 5]).unwrap_or_else(|e| panic!("greeting {n}: {e}"));
+                stream
+            };
+            let held: Vec<TcpStream> = (0..11).map(greeted).collect();
             let url = server.url(&database);
-            (Box::new(server), url)
+            (Box::new((held, server)), url)
         }
     };
-    let words = cairn(["format", &url, "crowded", "--bucket", "/nowhere/"]);
-    let text = format!("{}{}", words.out, words.err).to_lowercase();
-    assert!(!text.contains("panicked") && !text.contains("s3cret"), "{text}");
-    if words.code != 0 {
-        assert!(
-            ["too many", "max number of clients", "connection", "bucket", "nowhere"].iter().any(|w| text.contains(w)),
-            "{text}"
-        );
-    }
+    // A server that closes at once may do so before its words were read.
+    let words = cairn(["status", &url]).refused().to_lowercase();
+    assert!(
+        ["too many", "max number of clients", "max_user_connections", "cannot be reached"]
+            .iter()
+            .any(|w| words.contains(w)),
+        "{words}"
+    );
+    assert!(!words.contains("panicked") && !words.contains("s3cret"), "{words}");
     drop(few);
 }
 

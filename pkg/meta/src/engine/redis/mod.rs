@@ -116,7 +116,7 @@ impl RedisServer {
             self.forget_old_stamps().await?;
         }
         if !options.create && matches!(self.fetch(&[Key::Setting]).await?.first(), Some((_, Value::Setting(None)))) {
-            return Err(Error::Refused(format!("{place} holds no volume")));
+            return Err(Error::Refused(format!("{place} holds no volume: 'cairn format' makes one")));
         }
         Ok(())
     }
