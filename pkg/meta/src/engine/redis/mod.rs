@@ -310,7 +310,7 @@ impl Server for RedisServer {
     }
 
     fn generation(&self) -> u64 {
-        self.shared.generation.load(Ordering::SeqCst)
+        self.main.made.load(Ordering::SeqCst)
     }
 
     async fn create_tables(&self) -> Result<()> {
