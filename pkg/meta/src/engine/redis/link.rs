@@ -105,8 +105,10 @@ impl Link {
             }
             match self.connect().await {
                 Ok(connection) => {
+                    if self.made.load(Ordering::SeqCst) > 0 {
+                        tracing::info!(server = self.place.describe(), "connected to the metadata engine again");
+                    }
                     self.adopt(connection);
-                    tracing::info!(server = self.place.describe(), "connected to the metadata engine");
                 }
                 Err(error) => {
                     tracing::warn!(server = self.place.describe(), reason = %self.place.words(&error),

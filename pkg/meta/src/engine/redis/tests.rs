@@ -1,5 +1,7 @@
+mod faults;
 mod proxy;
 mod server;
+mod together;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -49,7 +51,7 @@ async fn redis_passes_the_semantics_suite() {
 
 /// A volume through a proxy, with everything warm that a running mount has warm.
 struct Mounted {
-    _server: TestServer,
+    server: TestServer,
     proxy: Proxy,
     meta: Arc<Meta>,
     wrong: Mutex<Vec<String>>,
@@ -62,7 +64,7 @@ async fn mounted(format: &Format) -> Mounted {
     let engine = fresh(&env, &proxy.url(1)).await;
     let config = Config { skip_dir_mtime: Duration::ZERO, ..Config::mount() };
     let meta = open_fresh(&env, engine, format, config).await.expect("it opens");
-    Mounted { _server: server, proxy, meta, wrong: Mutex::default() }
+    Mounted { server, proxy, meta, wrong: Mutex::default() }
 }
 
 impl Mounted {
