@@ -242,6 +242,10 @@ pub trait Txn {
     fn slices(&mut self, ino: Ino, index: ChunkIndex) -> Result<Vec<SliceRecord>>;
     /// Existing chunks of a file with `from <= index`, ascending, up to `limit`.
     fn chunks(&mut self, ino: Ino, from: ChunkIndex, limit: usize) -> Result<Vec<ChunkIndex>>;
+    /// Up to `limit` existing chunks of a removed file that had this length, ascending.
+    fn deleted_chunks(&mut self, ino: Ino, _length: u64, limit: usize) -> Result<Vec<ChunkIndex>> {
+        self.chunks(ino, ChunkIndex(0), limit)
+    }
     /// Appends records to a chunk's list; returns the number of records after it.
     fn append_slices(&mut self, ino: Ino, index: ChunkIndex, records: &[SliceRecord]) -> Result<u32>;
     /// Replaces a whole list that was read in this transaction.

@@ -106,6 +106,7 @@ fn read(tx: &mut dyn Txn, key: &Key) -> Result<Value> {
         Key::XattrNames(ino) => Value::Names(tx.xattr_names(*ino)?),
         Key::Slices(ino, index) => Value::SliceList(SliceRecord::encode_list(&tx.slices(*ino, *index)?)),
         Key::Chunks { ino, from, limit } => Value::Chunks(tx.chunks(*ino, *from, *limit)?),
+        Key::DeletedChunks { ino, length, limit } => Value::Chunks(tx.deleted_chunks(*ino, *length, *limit)?),
         Key::SliceRefs(slice) => Value::Number(tx.slice_refs(*slice)?),
         Key::UnownedSlices { after, limit } => Value::SliceRefs(tx.unowned_slices(*after, *limit)?),
         Key::SliceRecords { after, limit } => Value::CountedSlices(tx.slice_records(*after, *limit)?),

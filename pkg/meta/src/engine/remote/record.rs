@@ -35,6 +35,12 @@ pub enum Key {
         from: ChunkIndex,
         limit: usize,
     },
+    /// The same, from the start, of a removed file that had this length.
+    DeletedChunks {
+        ino: Ino,
+        length: u64,
+        limit: usize,
+    },
     SliceRefs(SliceRef),
     UnownedSlices {
         after: SliceId,
@@ -111,6 +117,7 @@ impl Key {
             Key::Entries { .. }
                 | Key::XattrNames(_)
                 | Key::Chunks { .. }
+                | Key::DeletedChunks { .. }
                 | Key::UnownedSlices { .. }
                 | Key::SliceRecords { .. }
                 | Key::ScanChunks { .. }
@@ -144,7 +151,7 @@ pub enum Value {
     Names(Vec<Vec<u8>>),
     /// `Slices`: the list as stored, 24 bytes a record, oldest first.
     SliceList(Vec<u8>),
-    /// `Chunks`.
+    /// `Chunks`, `DeletedChunks`.
     Chunks(Vec<ChunkIndex>),
     /// `SliceRefs`, `SliceCount`, `Counter` (in the convention of [`Counter`]).
     Number(i64),

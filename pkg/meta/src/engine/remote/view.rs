@@ -416,6 +416,10 @@ impl Txn for View<'_> {
         Ok(as_variant!(self.get(Key::Chunks { ino, from, limit }, None)?, Chunks))
     }
 
+    fn deleted_chunks(&mut self, ino: Ino, length: u64, limit: usize) -> Result<Vec<ChunkIndex>> {
+        Ok(as_variant!(self.get(Key::DeletedChunks { ino, length, limit }, None)?, Chunks))
+    }
+
     fn append_slices(&mut self, ino: Ino, index: ChunkIndex, records: &[SliceRecord]) -> Result<u32> {
         let before = match self.written.get(&Key::Slices(ino, index)) {
             Some(Value::SliceList(stored)) => (stored.len() / SLICE_RECORD_BYTES) as i64,
