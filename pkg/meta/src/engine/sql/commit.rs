@@ -268,10 +268,7 @@ impl Tables {
 fn is_seen_absent(commit: &Commit, key: &Key) -> bool {
     commit.guards.iter().any(|guard| {
         guard.key == *key
-            && matches!(
-                guard.seen,
-                Value::Flag(false) | Value::Bytes(None) | Value::DirStat(None) | Value::Quota(None)
-            )
+            && matches!(guard.seen, Value::Flag(false) | Value::Bytes(None) | Value::DirStat(None) | Value::Quota(None))
     })
 }
 

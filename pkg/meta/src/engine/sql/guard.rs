@@ -29,9 +29,8 @@ impl Tables {
                 alike(seen, guard.rely)
             ),
             (Key::Entry(dir, name), Value::Entry(seen)) => {
-                let target = seen.map_or(String::new(), |e| {
-                    format!(" AND inode = {} AND type = {}", e.ino.0 as i64, e.kind as u8)
-                });
+                let target = seen
+                    .map_or(String::new(), |e| format!(" AND inode = {} AND type = {}", e.ino.0 as i64, e.kind as u8));
                 let is = format!(
                     "EXISTS (SELECT 1 FROM {} WHERE parent = {} AND name = {}{target})",
                     self.edge,
@@ -58,11 +57,11 @@ impl Tables {
             }
             (key, Value::Flag(there)) => not_if(!there, exists(key, "")),
             (Key::Parents(ino), Value::Parents(seen)) => {
-                let names = |more: String| {
-                    format!("(SELECT count(*) FROM {} WHERE inode = {}{more})", self.edge, ino.0 as i64)
-                };
+                let names =
+                    |more: String| format!("(SELECT count(*) FROM {} WHERE inode = {}{more})", self.edge, ino.0 as i64);
                 let total: u64 = seen.iter().map(|(_, n)| u64::from(*n)).sum();
-                let each = seen.iter().map(|(p, n)| format!(" AND {} = {n}", names(format!(" AND parent = {}", p.0 as i64))));
+                let each =
+                    seen.iter().map(|(p, n)| format!(" AND {} = {n}", names(format!(" AND parent = {}", p.0 as i64))));
                 format!("({} = {total}{})", names(String::new()), each.collect::<String>())
             }
             (key @ (Key::Symlink(_) | Key::Xattr(..)), Value::Bytes(seen)) => match seen {
@@ -116,10 +115,9 @@ impl Tables {
             }
             (key @ Key::Session(_), Value::Session(seen)) => match seen {
                 None => not_if(true, exists(key, "")),
-                Some(s) => exists(
-                    key,
-                    &format!(" AND expire = {} AND info = {}", s.expire_secs, self.blob(s.info.as_bytes())),
-                ),
+                Some(s) => {
+                    exists(key, &format!(" AND expire = {} AND info = {}", s.expire_secs, self.blob(s.info.as_bytes())))
+                }
             },
             (Key::Flocks(ino), Value::Flocks(seen)) => {
                 let rows = seen

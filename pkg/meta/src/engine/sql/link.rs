@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Why a server did not do what it was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum Trouble {
+pub enum Trouble {
     /// The connection broke: what became of the message is unknown.
     Lost(String),
     /// It takes no more connections, or is starting or stopping.
@@ -53,7 +53,8 @@ pub(in crate::engine) enum Trouble {
 }
 
 impl Trouble {
-    pub(in crate::engine) fn words(&self) -> &str {
+    /// In the server's or our own words.
+    pub fn words(&self) -> &str {
         match self {
             Trouble::Stopped => "a check stopped it",
             Trouble::Lost(w)
@@ -72,7 +73,7 @@ impl Trouble {
 
 /// One kind of server: how to connect to it and to read its answers.
 #[async_trait]
-pub(in crate::engine) trait Wire: Send + Sync + 'static {
+pub trait Wire: Send + Sync + 'static {
     /// A connection.
     type Connection: Send + 'static;
 

@@ -13,9 +13,9 @@ pub(in crate::engine) mod columns;
 mod commit;
 pub(in crate::engine) mod dialect;
 mod guard;
-pub(in crate::engine) mod link;
+pub mod link;
 mod read;
-pub(in crate::engine) mod rows;
+pub mod rows;
 pub(in crate::engine) mod schema;
 mod settle;
 pub(in crate::engine) mod url;
@@ -146,7 +146,6 @@ pub struct SqlServer<W: Wire> {
     counts: SqlCounts,
 }
 
-#[expect(private_bounds, reason = "a wire is chosen inside this crate")]
 impl<W: Wire> SqlServer<W> {
     /// Connects, and looks at what the database holds.
     ///
@@ -290,9 +289,10 @@ impl<W: Wire> Server for SqlServer<W> {
                 }
                 Trouble::Stopped | Trouble::Duplicate(_) => {
                     let now = self.now(&commit.guards).await?;
-                    let moved = commit.guards.iter().any(|guard| {
-                        now.iter().any(|(key, value)| *key == guard.key && !guard.holds(value))
-                    });
+                    let moved = commit
+                        .guards
+                        .iter()
+                        .any(|guard| now.iter().any(|(key, value)| *key == guard.key && !guard.holds(value)));
                     if moved {
                         return Ok(Outcome::Moved(now));
                     }

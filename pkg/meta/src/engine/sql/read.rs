@@ -74,6 +74,10 @@ impl Tables {
                 from.0,
                 limit(*n)
             ),
+            // Lists are few and indexed: no need to guess from the length which there may be.
+            Key::DeletedChunks { ino, limit: n, .. } => {
+                self.select(&Key::Chunks { ino: *ino, from: ChunkIndex(0), limit: *n })
+            }
             Key::SliceRefs(slice) => {
                 format!("SELECT refs FROM {chunk_ref} WHERE chunkid = {} AND size = {}", slice.id.0 as i64, slice.size)
             }
@@ -223,9 +227,7 @@ fn value(key: &Key, rows: &[Row]) -> Result<Value> {
             })
             .collect::<Result<_>>()?,
         ),
-        Key::Parents(_) => {
-            Value::Parents(all.map(|row| Ok((Ino(row.id(0)?), row.small(1)?))).collect::<Result<_>>()?)
-        }
+        Key::Parents(_) => Value::Parents(all.map(|row| Ok((Ino(row.id(0)?), row.small(1)?))).collect::<Result<_>>()?),
         Key::Symlink(_) | Key::Xattr(..) => Value::Bytes(first.map(|row| row.bytes(0).to_vec())),
         Key::XattrNames(_) => {
             let mut names: Vec<Vec<u8>> = all.map(|row| row.bytes(0).to_vec()).collect();
@@ -244,7 +246,7 @@ fn value(key: &Key, rows: &[Row]) -> Result<Value> {
             }
             Value::Number((bytes / SLICE_RECORD_BYTES) as i64)
         }
-        Key::Chunks { .. } => {
+        Key::Chunks { .. } | Key::DeletedChunks { .. } => {
             Value::Chunks(all.map(|row| Ok(ChunkIndex(row.small(0)?))).collect::<Result<_>>()?)
         }
         Key::SliceRefs(_) | Key::Counter(_) => Value::Number(first.map_or(Ok(0), |row| row.int(0))?),
@@ -288,9 +290,7 @@ fn value(key: &Key, rows: &[Row]) -> Result<Value> {
         Key::AclId(_) => Value::AclId(first.map(|row| row.small(0)).transpose()?),
         Key::Session(sid) => Value::Session(
             first
-                .map(|row| {
-                    Ok::<_, Error>(SessionRecord { sid: *sid, expire_secs: row.int(0)?, info: row.text(1) })
-                })
+                .map(|row| Ok::<_, Error>(SessionRecord { sid: *sid, expire_secs: row.int(0)?, info: row.text(1) }))
                 .transpose()?,
         ),
         Key::Sessions => Value::Sessions(
@@ -321,9 +321,7 @@ fn value(key: &Key, rows: &[Row]) -> Result<Value> {
             held.sort_by_key(|(owner, _)| *owner);
             Value::Plocks(held)
         }
-        Key::Detached => {
-            Value::Detached(all.map(|row| Ok((Ino(row.id(0)?), row.int(1)?))).collect::<Result<_>>()?)
-        }
+        Key::Detached => Value::Detached(all.map(|row| Ok((Ino(row.id(0)?), row.int(1)?))).collect::<Result<_>>()?),
         Key::Setting => Value::Setting(first.map(|row| row.text(0))),
     })
 }

@@ -8,12 +8,13 @@ use crate::{Error, Result};
 
 /// A row: numbers as decimal text, bytes as they are, `None` for NULL.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Row(pub(in crate::engine) Vec<Option<Vec<u8>>>);
+pub struct Row(pub Vec<Option<Vec<u8>>>);
 
 /// What one statement answered.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Answer {
-    pub(in crate::engine) rows: Vec<Row>,
+pub struct Answer {
+    /// Its rows, if it has any.
+    pub rows: Vec<Row>,
 }
 
 impl Row {

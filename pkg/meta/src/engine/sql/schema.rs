@@ -72,20 +72,10 @@ const TABLES: [(&str, &[(&str, Kind)]); 21] = [
     ("delfile", &[("inode!", B), ("length", B), ("expire", B)]),
     ("flock", &[("id", Id), ("inode", B), ("sid", B), ("owner", B), ("ltype", I)]),
     ("plock", &[("id", Id), ("inode", B), ("sid", B), ("owner", B), ("records", L)]),
-    (
-        "dir_quota",
-        &[("inode!", B), ("max_space", B), ("max_inodes", B), ("used_space", B), ("used_inodes", B)],
-    ),
+    ("dir_quota", &[("inode!", B), ("max_space", B), ("max_inodes", B), ("used_space", B), ("used_inodes", B)]),
     (
         "user_group_quota",
-        &[
-            ("qtype!", I),
-            ("qkey!", B),
-            ("max_space", B),
-            ("max_inodes", B),
-            ("used_space", B),
-            ("used_inodes", B),
-        ],
+        &[("qtype!", I), ("qkey!", B), ("max_space", B), ("max_inodes", B), ("used_space", B), ("used_inodes", B)],
     ),
     ("dir_stats", &[("inode!", B), ("data_length", B), ("used_space", B), ("used_inodes", B)]),
     ("detached_node", &[("inode!", B), ("added", B)]),
@@ -218,17 +208,18 @@ impl Tables {
             if !has(table) {
                 return Holding::Old(format!("table {name} is missing"));
             }
-            let missing = wanted.iter().map(|(c, _)| bare(c)).find(|wanted| {
-                !columns.iter().any(|(t, c, _)| *t == name && c == wanted)
-            });
+            let missing = wanted
+                .iter()
+                .map(|(c, _)| bare(c))
+                .find(|wanted| !columns.iter().any(|(t, c, _)| *t == name && c == wanted));
             if let Some(column) = missing {
                 return Holding::Old(format!("table {name} has no column {column}"));
             }
         }
         let edge = format!("{}edge", self.prefix);
-        let text_names = columns.iter().any(|(t, c, kind)| {
-            *t == edge && c == "name" && !["bytea", "varbinary"].contains(&kind.as_str())
-        });
+        let text_names = columns
+            .iter()
+            .any(|(t, c, kind)| *t == edge && c == "name" && !["bytea", "varbinary"].contains(&kind.as_str()));
         if text_names { Holding::Old(format!("table {edge} keeps names as text")) } else { Holding::Tables }
     }
 
@@ -264,7 +255,8 @@ mod tests {
             assert!(pg.contains(part), "{part}\n{pg}");
         }
         let my = Tables::new(Dialect::MySql, "jfs_").creation().join(";");
-        for part in ["`name` VARBINARY(255) NOT NULL", "INDEX `IDX_jfs_edge_inode` (`inode`)", "`slices` BLOB NOT NULL"] {
+        for part in ["`name` VARBINARY(255) NOT NULL", "INDEX `IDX_jfs_edge_inode` (`inode`)", "`slices` BLOB NOT NULL"]
+        {
             assert!(my.contains(part), "{part}\n{my}");
         }
         assert_eq!(Tables::new(Dialect::MySql, "jfs_team1_").op, "`cairn_team1_op`");

@@ -11,7 +11,6 @@ use crate::engine::remote::record::{Commit, Key, Outcome, Server, Value, Verb};
 use crate::txn::{Counter, Durability};
 use crate::{Error, Result};
 
-#[expect(private_bounds, reason = "a wire is chosen inside this crate")]
 impl<W: Wire> SqlServer<W> {
     /// The outcome of a commit that is known to be applied, from what stands there now.
     pub(super) async fn settled(&self, commit: &Commit) -> Result<Outcome> {

@@ -64,7 +64,9 @@ impl Tables {
             Verb::RemoveSymlink(ino) => self.delete(&self.symlink, format!("inode = {}", ino.0 as i64)),
             Verb::PutXattr(ino, name, value) => {
                 let Ok(name) = std::str::from_utf8(name) else {
-                    return Err(Error::Invalid("this metadata engine keeps names of extended attributes as UTF-8 text"));
+                    return Err(Error::Invalid(
+                        "this metadata engine keeps names of extended attributes as UTF-8 text",
+                    ));
                 };
                 let row = format!("({}, {}, {})", ino.0 as i64, self.dialect.text(name), self.blob(value));
                 self.upsert(&self.xattr, "inode, name, value", row, "inode, name", new)
@@ -309,9 +311,8 @@ impl Tables {
     }
 
     fn add_counter(&self, name: &str, delta: i64) -> Written {
-        let insert = |alias: &str| {
-            format!("INSERT INTO {}{alias} (name, value) VALUES ('{name}', {delta})", self.counter)
-        };
+        let insert =
+            |alias: &str| format!("INSERT INTO {}{alias} (name, value) VALUES ('{name}', {delta})", self.counter);
         match self.dialect {
             Dialect::Postgres => Written::answering(
                 vec![format!(
@@ -355,9 +356,7 @@ impl Tables {
 
     pub(super) fn add_quota_used(&self, key: QuotaKey, space: i64, inodes: i64) -> String {
         let (table, is) = self.quota_is(key);
-        format!(
-            "UPDATE {table} SET used_space = used_space + {space}, used_inodes = used_inodes + {inodes} WHERE {is}"
-        )
+        format!("UPDATE {table} SET used_space = used_space + {space}, used_inodes = used_inodes + {inodes} WHERE {is}")
     }
 
     fn intern_acl(&self, rule: &AclRule) -> Written {
