@@ -393,7 +393,7 @@ pub struct Context {
     /// Number of this change in the client's change log.
     pub sequence: u64,
     pub(crate) opens: Arc<OpenTable>,
-    /// Held until the outcome is known.
+    /// Held through every run until the outcome is known.
     pub(crate) claims: Mutex<Vec<Claim>>,
 }
 
@@ -401,9 +401,15 @@ impl Context {
     /// Is the inode open in this client (and must be kept)? If not, opening it waits until this
     /// operation's outcome is known.
     pub(crate) fn claim_for_removal(&self, ino: Ino) -> bool {
+        let mut claims = self.claims.lock();
+        // Another run of the same operation finds what the first one found: no file is opened
+        // meanwhile, and one that is closed meanwhile is let go of afterwards.
+        if let Some(claim) = claims.iter().find(|claim| claim.ino() == ino) {
+            return claim.open && self.sid.is_some();
+        }
         let claim = self.opens.claim(ino);
         let open = claim.open;
-        self.claims.lock().push(claim);
+        claims.push(claim);
         open && self.sid.is_some()
     }
 

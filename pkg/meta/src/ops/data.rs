@@ -53,7 +53,7 @@ impl Op for Commit {
     type Out = Committed;
 
     fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Committed> {
-        let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT))?;
+        let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT).and(Rely::PERMISSION))?;
         if !old.is_file() {
             return Err(Error::NotPermitted);
         }
@@ -151,7 +151,8 @@ impl Op for Truncate {
 }
 
 fn writable_file(tx: &mut dyn Txn, ino: Ino, cred: &Cred, by_handle: bool) -> Result<Attr> {
-    let old = attr(tx, ino, Rely::ALL)?;
+    let rely = Rely::KIND.and(Rely::PERMISSION).and(Rely::FLAGS).and(Rely::PARENT).and(Rely::LENGTH);
+    let old = attr(tx, ino, rely.and(Rely::NLINK))?;
     match old.kind {
         FileType::File => {}
         FileType::Directory => return Err(Error::IsDirectory),

@@ -27,6 +27,8 @@ pub(super) struct Link {
     shared: Arc<Shared>,
     current: Mutex<Option<(u64, MultiplexedConnection)>>,
     connecting: tokio::sync::Mutex<()>,
+    /// Connections made so far.
+    pub(super) made: AtomicU64,
 }
 
 /// What the connections of one engine have in common.
@@ -34,8 +36,6 @@ pub(super) struct Link {
 pub(super) struct Shared {
     closed: AtomicBool,
     closing: Notify,
-    /// Counts connections made, so that a reconnect is seen.
-    pub(super) generation: AtomicU64,
 }
 
 impl Shared {
@@ -57,7 +57,14 @@ enum Cure {
 
 impl Link {
     pub(super) fn new(env: Env, place: Arc<Place>, shared: Arc<Shared>) -> Link {
-        Link { env, place, shared, current: Mutex::default(), connecting: tokio::sync::Mutex::default() }
+        Link {
+            env,
+            place,
+            shared,
+            current: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            made: AtomicU64::new(0),
+        }
     }
 
     /// One try to connect.
@@ -75,8 +82,8 @@ impl Link {
 
     /// Takes a connection that is already open.
     pub(super) fn adopt(&self, connection: MultiplexedConnection) {
-        let generation = self.shared.generation.fetch_add(1, Ordering::SeqCst) + 1;
-        *self.current.lock() = Some((generation, connection));
+        let number = self.made.fetch_add(1, Ordering::SeqCst) + 1;
+        *self.current.lock() = Some((number, connection));
     }
 
     async fn connection(&self) -> Result<(u64, MultiplexedConnection)> {
@@ -98,8 +105,10 @@ impl Link {
             }
             match self.connect().await {
                 Ok(connection) => {
+                    if self.made.load(Ordering::SeqCst) > 0 {
+                        tracing::info!(server = self.place.describe(), "connected to the metadata engine again");
+                    }
                     self.adopt(connection);
-                    tracing::info!(server = self.place.describe(), "connected to the metadata engine");
                 }
                 Err(error) => {
                     tracing::warn!(server = self.place.describe(), reason = %self.place.words(&error),

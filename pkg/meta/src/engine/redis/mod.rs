@@ -57,6 +57,10 @@ pub struct RedisServer {
 /// [`Error::Refused`] with a sentence for people: no such server, wrong password or database, a
 /// read-only replica, no volume in it.
 pub async fn open(env: Env, url: &str, options: Options) -> Result<Arc<dyn Engine>> {
+    Ok(open_remote(env, url, options).await?)
+}
+
+async fn open_remote(env: Env, url: &str, options: Options) -> Result<Arc<Remote<RedisServer>>> {
     let place = Arc::new(Place::parse(url, |name| std::env::var(name).ok())?);
     let shared = Arc::<Shared>::default();
     let link = || Link::new(env.clone(), place.clone(), shared.clone());
@@ -82,16 +86,26 @@ impl RedisServer {
         let place = self.place.describe();
         let connection = self.main.connect().await.map_err(|e| {
             let words = self.place.words(&e);
-            let sentence = match e.code() {
-                Some("WRONGPASS" | "NOAUTH") => format!("{place} wants another user or password ({words})"),
-                Some("NOPERM") => format!("{place}: the user may not do what a metadata engine needs ({words})"),
-                _ if e.kind() == redis::ErrorKind::AuthenticationFailed => {
+            // The crate wraps what the server says during the handshake in words of its own.
+            let says = |what: &[&str]| what.iter().any(|w| words.contains(w));
+            let sentence = match () {
+                () if says(&[
+                    "WRONGPASS",
+                    "NOAUTH",
+                    "Authentication required",
+                    "invalid username-password",
+                    "AUTH",
+                ]) || e.kind() == redis::ErrorKind::AuthenticationFailed =>
+                {
                     format!("{place} wants another user or password ({words})")
                 }
-                _ if words.contains("DB index") || words.contains("SELECT") => {
+                () if says(&["NOPERM"]) => {
+                    format!("{place}: the user may not do what a metadata engine needs ({words})")
+                }
+                () if says(&["DB index", "database number", "SELECT"]) => {
                     format!("{place}: the server has no such database ({words})")
                 }
-                _ => format!("{place} cannot be reached: {words}"),
+                () => format!("{place} cannot be reached: {words}"),
             };
             Error::Refused(sentence)
         })?;
@@ -310,7 +324,7 @@ impl Server for RedisServer {
     }
 
     fn generation(&self) -> u64 {
-        self.shared.generation.load(Ordering::SeqCst)
+        self.main.made.load(Ordering::SeqCst)
     }
 
     async fn create_tables(&self) -> Result<()> {

@@ -176,7 +176,6 @@ impl<S: Server> Remote<S> {
                     self.hints.learn(&Key::SliceCount(*ino, *index), &Value::Number(*answer));
                 }
                 Verb::RemoveEntry(dir, _) | Verb::InsertEntry(dir, ..) => self.hints.forget(&Key::DirIsEmpty(*dir)),
-                Verb::AddParent(ino, ..) => self.hints.forget(&Key::Parents(*ino)),
                 Verb::RemoveQuota(_) => self.hints.forget(&Key::AnyDirQuota),
                 _ => {}
             }
@@ -282,7 +281,7 @@ impl<S: Server> Remote<S> {
     async fn answer(&self, mut work: Work) -> Result<()> {
         let mut facts = Facts::default();
         let guessed = {
-            let mut view = View::speculative(&facts, &self.hints);
+            let mut view = View::scouting(&facts, &self.hints);
             let outcome = work(&mut view);
             view.end(outcome)
         };
@@ -345,6 +344,10 @@ impl Ran {
         read.filter(|read| matches!(self.written.get(&read.key), None | Some(Value::Attr(Some(_)))))
             .filter(|read| changed(&read.key) || !matches!(read.rely, None | Some(Rely::PARENT)))
             .map(|read| read.key.clone())
+            .chain(self.verbs.iter().filter_map(|verb| match verb {
+                Verb::AddParent(ino, ..) => Some(Key::Parents(*ino)),
+                _ => None,
+            }))
             .collect()
     }
 }

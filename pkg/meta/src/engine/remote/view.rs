@@ -33,6 +33,8 @@ pub(super) struct View<'a> {
     facts: &'a Facts,
     /// None of a strict run, which takes facts only.
     hints: Option<&'a Hints>,
+    /// Only wants to know what will be read: what nobody knows is taken for absent.
+    scouts: bool,
     /// What the server answered to the verbs of the same run, already committed.
     answers: &'a [i64],
     reads: Vec<Read>,
@@ -89,6 +91,11 @@ impl<'a> View<'a> {
         View::new(facts, Some(hints), &[])
     }
 
+    /// A run whose outcome does not matter: it finds out what to fetch together.
+    pub(super) fn scouting(facts: &'a Facts, hints: &'a Hints) -> View<'a> {
+        View { scouts: true, ..View::new(facts, Some(hints), &[]) }
+    }
+
     /// A run on facts alone.
     pub(super) fn strict(facts: &'a Facts) -> View<'a> {
         View::new(facts, None, &[])
@@ -103,6 +110,7 @@ impl<'a> View<'a> {
         View {
             facts,
             hints,
+            scouts: false,
             answers,
             reads: Vec::new(),
             read_at: HashMap::new(),
@@ -123,7 +131,7 @@ impl<'a> View<'a> {
 
     /// Ends the run.
     pub(super) fn end(mut self, outcome: Result<()>) -> Ran {
-        let mut end = match outcome {
+        let end = match outcome {
             Ok(()) => End::Done,
             Err(Error::Missing) => match (self.interning.take(), self.missing.take()) {
                 (Some(rule), _) => End::Interns(rule),
@@ -132,13 +140,11 @@ impl<'a> View<'a> {
             },
             Err(error) => End::Failed(error),
         };
-        if matches!(end, End::Done) && self.logs && self.answers.is_empty() {
-            // The log tells how many records there are: here the number must be right beforehand.
-            for (ino, index) in self.appended.keys().copied().collect::<Vec<_>>() {
-                let read = &mut self.reads[self.read_at[&Key::SliceCount(ino, index)]];
-                read.rely = Some(Rely::ALL);
-                if read.source == Source::Guess {
-                    end = End::Lacks(read.key.clone());
+        if self.logs {
+            // The log tells how many records there are: the number must be right beforehand.
+            for (ino, index) in self.appended.keys() {
+                if let Some(&at) = self.read_at.get(&Key::SliceCount(*ino, *index)) {
+                    self.reads[at].rely = Some(Rely::ALL);
                 }
             }
         }
@@ -165,6 +171,7 @@ impl<'a> View<'a> {
                 hint.or(guess.map(|value| (value, Source::Guess)))
             }),
         };
+        let found = found.or_else(|| Some((absent(&key).filter(|_| self.scouts)?, Source::Guess)));
         let Some((value, source)) = found else {
             self.missing.get_or_insert(key);
             return Err(Error::Missing);
@@ -775,6 +782,23 @@ impl Txn for View<'_> {
         self.verb(Verb::TrimChangeLog { before_secs, keep_lines });
         Ok(())
     }
+}
+
+/// What stands under a key where nothing does; not for pages.
+fn absent(key: &Key) -> Option<Value> {
+    Some(match key {
+        Key::Attr(_) => Value::Attr(None),
+        Key::Entry(..) => Value::Entry(None),
+        Key::Parents(_) => Value::Parents(vec![]),
+        Key::Symlink(_) | Key::Xattr(..) => Value::Bytes(None),
+        Key::XattrNames(_) => Value::Names(vec![]),
+        Key::SliceRefs(_) | Key::Counter(_) => Value::Number(0),
+        Key::DirStat(_) => Value::DirStat(None),
+        Key::Quota(_) => Value::Quota(None),
+        Key::Acl(_) => Value::Acl(None),
+        Key::Session(_) => Value::Session(None),
+        _ => return None,
+    })
 }
 
 impl Ran {

@@ -62,6 +62,12 @@ impl TestServer {
         format!("redis://127.0.0.1:{}/{db}", self.port)
     }
 
+    /// A connection of the test's own, past all proxies, to database 1.
+    pub(super) async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url(1)).expect("the address is good");
+        client.get_multiplexed_async_connection().await.expect("the server is there")
+    }
+
     /// Kills the process; what it had not written is gone.
     pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
