@@ -7,8 +7,13 @@
 //! Not here: what an operation means (`ops`), and when to try one again (`Meta` does).
 
 pub mod mem;
+pub mod mysql;
+pub mod postgres;
 pub mod redis;
 pub mod remote;
+#[cfg(any(test, feature = "testing"))]
+pub mod servers_sql;
+pub mod sql;
 pub mod sqlite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -30,8 +35,8 @@ pub struct Options {
     pub read_only: bool,
 }
 
-const SUPPORTED: &str = "supported are sqlite3://, redis://, rediss://, unix:// and memkv://";
-const NETWORK: [&str; 7] = ["mysql", "postgres", "tikv", "etcd", "badger", "fdb", "postgresql"];
+const SUPPORTED: &str = "supported are sqlite3://, redis://, rediss://, unix://, postgres://, mysql:// and memkv://";
+const NETWORK: [&str; 4] = ["tikv", "etcd", "badger", "fdb"];
 
 /// Opens the engine that `meta_url` names.
 ///
@@ -44,6 +49,8 @@ pub async fn open(env: Env, meta_url: &str, options: Options) -> Result<Arc<dyn 
     let (scheme, rest) = meta_url.split_once("://").unwrap_or(("redis", meta_url));
     match scheme {
         "redis" | "rediss" | "unix" => redis::open(env, meta_url, options).await,
+        "postgres" | "postgresql" => Ok(postgres::open(env, meta_url, options).await?),
+        "mysql" => Ok(mysql::open(env, meta_url, options).await?),
         "sqlite3" => {
             let (url, opened_by) = (meta_url.to_string(), env.clone());
             let opened = env.blocking(move || sqlite::SqliteEngine::open(opened_by, &url, options)).await?;
