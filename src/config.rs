@@ -45,6 +45,9 @@ pub struct Client {
     /// A directory's times are not moved again within this. Default 100 ms; 0 is exact and makes
     /// creates in one directory wait for each other on network engines.
     pub skip_dir_mtime: Duration,
+    /// How long a directory's attributes may be those that our own last change left, without asking
+    /// the engine. Default 1 s, as the kernel's own cache, whose time it should never exceed.
+    pub own_attr_age: Duration,
 }
 
 /// How the object store is used. `None` means what the volume's setting says.
@@ -144,6 +147,7 @@ impl Config {
                 heartbeat: Duration::from_secs(12),
                 atime: AtimeMode::NoAtime,
                 skip_dir_mtime: Duration::from_millis(100),
+                own_attr_age: Duration::from_secs(1),
             },
             storage: Storage {
                 storage: None,

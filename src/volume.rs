@@ -312,6 +312,7 @@ async fn open_meta(env: &Env, engine: Arc<dyn Engine>, config: &Config) -> Resul
     let mut settings = cairn_meta::Config {
         read_only: config.client.read_only,
         skip_dir_mtime: config.client.skip_dir_mtime,
+        own_attr_age: config.client.own_attr_age,
         atime_mode: config.client.atime,
         heartbeat: config.client.heartbeat,
         ..cairn_meta::Config::mount()

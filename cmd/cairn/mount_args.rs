@@ -218,6 +218,7 @@ impl MountArgs {
                     Atime::Strictatime => AtimeMode::Strict,
                 },
                 skip_dir_mtime: self.skip_dir_mtime,
+                own_attr_age: self.attr_cache.min(Duration::from_secs(1)),
             },
             storage: Storage {
                 storage: self.storage.clone(),

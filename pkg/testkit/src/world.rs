@@ -331,6 +331,7 @@ fn meta_config() -> cairn_meta::Config {
         atime_mode: AtimeMode::NoAtime,
         heartbeat: Duration::from_secs(12),
         root: Ino::ROOT,
+        own_attr_age: Duration::ZERO,
         upkeep_queue: 10_000,
     }
 }
