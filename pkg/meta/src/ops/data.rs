@@ -374,6 +374,8 @@ impl CopyRange {
 pub struct DeleteChunks {
     /// The removed inode.
     pub ino: Ino,
+    /// The length it had.
+    pub length: u64,
     /// Most chunks to delete in this step.
     pub limit: usize,
 }
@@ -394,7 +396,7 @@ impl Op for DeleteChunks {
         if tx.attr(self.ino, Rely::KIND)?.is_some() {
             return Err(Error::Corrupt(format!("inode {} is to be deleted, but exists", self.ino)));
         }
-        let chunks = tx.chunks(self.ino, ChunkIndex(0), self.limit)?;
+        let chunks = tx.deleted_chunks(self.ino, self.length, self.limit)?;
         let mut unowned = Vec::new();
         for &index in &chunks {
             let records = match tx.slices(self.ino, index) {
