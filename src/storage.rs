@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_env::Env;
-use cairn_object::{Dials, Limits, Location, ObjectStore};
+use cairn_object::{Dials, Limits, Location, ObjectStore, Swappable};
 use cairn_types::Format;
 
 use crate::Result;
@@ -38,6 +38,39 @@ pub fn location(format: &Format) -> Location {
 pub(crate) fn open(env: &Env, format: &Format, storage: &Storage, dials: &Dials) -> Result<Arc<dyn ObjectStore>> {
     let base = cairn_object::open(env, &placed(format, storage))?;
     Ok(decorated(env, base, format, storage, dials))
+}
+
+/// The same, and what is innermost, to be replaced when the setting names another place or other keys.
+pub(crate) fn open_swappable(
+    env: &Env,
+    format: &Format,
+    storage: &Storage,
+    dials: &Dials,
+) -> Result<(Arc<dyn ObjectStore>, Arc<Swappable>)> {
+    let base = Arc::new(Swappable::new(cairn_object::open(env, &placed(format, storage))?));
+    Ok((decorated(env, base.clone(), format, storage, dials), base))
+}
+
+/// Follows the setting from `old` to `new`, both with secrets in the clear: if it names another
+/// bucket or other keys, `base` becomes that one from here on. True if it did.
+///
+/// # Errors
+/// [`crate::Error::Refused`] if that bucket is missing or another volume's: `base` stays as it is.
+pub(crate) async fn follow(
+    env: &Env,
+    base: &Swappable,
+    (old, new): (&Format, &Format),
+    storage: &Storage,
+) -> Result<bool> {
+    let place = placed(new, storage);
+    if placed(old, storage) == place {
+        return Ok(false);
+    }
+    // A bucket that is away for the moment is waited for, as any is. The volume's objects are there
+    // already, or `cairn config` would not have let it in.
+    check_owner(env, new, storage, Failing::Endure).await?;
+    base.swap(cairn_object::open(env, &place)?);
+    Ok(true)
 }
 
 /// What to do with a bucket that answers with an error.

@@ -13,14 +13,14 @@ use cairn_env::{Env, TaskSet};
 use cairn_jobs::Upkeep;
 use cairn_meta::txn::Engine;
 use cairn_meta::{Cred, Meta, NewNode, StatFs};
-use cairn_object::{Dials, ObjectStore};
+use cairn_object::{Dials, ObjectStore, Swappable};
 use cairn_types::{FileType, Format, Ino};
 use cairn_vfs::{Parts, Vfs};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::config::{Cache, Config};
+use crate::config::{Cache, Config, Storage};
 use crate::control::Commands;
 use crate::error::refused;
 use crate::metrics::{Exporter, Sources};
@@ -80,7 +80,7 @@ impl Volume {
         check_supported(&format)?;
         storage::check_owner(env, &format, &config.storage, Failing::Endure).await?;
         let dials = Dials::default();
-        let store = storage::open(env, &format, &config.storage, &dials)?;
+        let (store, base) = storage::open_swappable(env, &format, &config.storage, &dials)?;
         if config.storage.check {
             check_bucket(env, &*store).await?;
         }
@@ -126,37 +126,38 @@ impl Volume {
             exporter,
             tasks: TaskSet::new(env.clone()),
         };
-        volume.follow_setting(dials);
+        volume.follow_setting(env, dials, base);
         volume.follow_usage(sources.usage);
         crate::memory::follow(env, &volume.tasks, &volume.chunks);
         Ok(volume)
     }
 
-    /// Applies what may change while mounted. Policy (trash, limits) is metadata's own; bandwidth is
-    /// turned here; another bucket or other keys need a new mount.
-    fn follow_setting(&self, dials: Dials) {
-        let (mut state, storage, tasks) = (self.upkeep.state(), self.config.storage.clone(), self.tasks.clone());
-        let first = state.borrow().format.clone();
+    /// Applies what may change while mounted. Policy (trash, limits) is metadata's own; bandwidth,
+    /// the bucket and its keys are turned here.
+    fn follow_setting(&self, env: &Env, dials: Dials, base: Arc<Swappable>) {
+        let (mut state, tasks) = (self.upkeep.state(), self.tasks.clone());
+        let (env, storage, mut known) = (env.clone(), self.config.storage.clone(), self.format.clone());
         self.tasks.spawn(async move {
             loop {
                 tokio::select! {
                     () = tasks.stopping() => return,
                     changed = state.changed() => if changed.is_err() { return },
                 }
-                let format = state.borrow_and_update().format.clone();
-                let (up, down) = bandwidth(&format, &storage);
+                let stored = state.borrow_and_update().format.clone();
+                let (up, down) = bandwidth(&stored, &storage);
                 dials.bandwidth.set(up, down);
                 tracing::info!(
                     upload_bytes_per_sec = up,
                     download_bytes_per_sec = down,
                     "the volume's setting changed"
                 );
-                if (&format.storage, &format.bucket, &format.access_key, &format.secret_key)
-                    != (&first.storage, &first.bucket, &first.access_key, &first.secret_key)
-                {
-                    tracing::warn!(
-                        "bucket or keys of the volume changed: this client uses the old ones until it is mounted again"
-                    );
+                match follow_store(&env, &base, &known, &stored, &storage).await {
+                    Ok(format) => known = format,
+                    Err(e) => tracing::error!(
+                        error = %e,
+                        "bucket or keys of the volume changed, but cannot be followed: this client goes on with the old \
+                         ones"
+                    ),
                 }
             }
         });
@@ -231,6 +232,21 @@ impl Volume {
         saved?;
         Ok(ended?)
     }
+}
+
+/// Lets `base` follow the setting; the new one with secrets in the clear.
+async fn follow_store(
+    env: &Env,
+    base: &Swappable,
+    known: &Format,
+    stored: &Format,
+    storage: &Storage,
+) -> Result<Arc<Format>> {
+    let format = crate::admin::opened(stored)?;
+    if storage::follow(env, base, (known, &format), storage).await? {
+        tracing::info!(bucket = %base.describe(), "bucket or keys of the volume changed: this client uses the new ones");
+    }
+    Ok(Arc::new(format))
 }
 
 async fn open_engine(env: &Env, config: &Config) -> Result<Arc<dyn Engine>> {

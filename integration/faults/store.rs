@@ -172,3 +172,39 @@ fn a_damaged_cache_file_is_dropped_and_fetched_again() {
     assert!(fs::read(mounted.path("f")).unwrap() == content);
     mounted.unmount();
 }
+
+#[test]
+fn a_bucket_that_moved_is_followed_without_a_new_mount() {
+    let volume = Volume::new(&[]);
+    let content = bytes(1, 5_000_000);
+    let mounted = volume.mount(&[]);
+    fs::write(mounted.path("f"), &content).unwrap();
+    mounted.unmount();
+    let mounted = volume.mount(&["--heartbeat", "1s", "--cache-dir", "memory"]);
+    let moved = volume.path("moved");
+    run(Path::new("/"), "cp", ["-a", volume.store().to_str().unwrap(), moved.to_str().unwrap()]).ok();
+    let bucket = format!("{}/", moved.display());
+    crate::support::cairn(["config", volume.url(), "--bucket", &bucket, "--yes"]).ok();
+    eventually("the mount uses the new bucket", PATIENCE, || {
+        mounted.said().contains("this client uses the new ones").then_some(())
+    });
+    fs::rename(volume.store(), volume.path("gone")).unwrap();
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+    fs::write(mounted.path("g"), &content).unwrap();
+    mounted.unmount();
+    volume.fsck_is_clean();
+}
+
+#[test]
+fn a_bucket_of_another_volume_is_not_followed() {
+    let (volume, other) = (Volume::new(&[]), Volume::new(&[]));
+    let mounted = volume.mount(&["--heartbeat", "1s", "--cache-dir", "memory"]);
+    let bucket = format!("{}/", other.store().display());
+    crate::support::cairn(["config", volume.url(), "--bucket", &bucket, "--yes", "--force"]).ok();
+    eventually("the mount refuses the bucket", PATIENCE, || {
+        mounted.said().contains("belongs to another volume").then_some(())
+    });
+    fs::write(mounted.path("f"), bytes(1, 1_000_000)).unwrap();
+    mounted.unmount();
+    assert_eq!((volume.blocks().len(), other.blocks().len()), (1, 0));
+}

@@ -165,6 +165,10 @@ impl ObjectStore for Limited {
         self.inner.head(key).await
     }
 
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
+    }
+
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {
         self.inner.list(prefix, after)
     }

@@ -171,6 +171,10 @@ impl ObjectStore for Metered {
         self.count("HEAD", key, self.inner.head(key)).await
     }
 
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
+    }
+
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {
         let prefix = prefix.to_owned();
         // The first step of a listing stands for the request; later ones come mostly from its page.

@@ -81,6 +81,11 @@ impl ObjectStore for Prefixed {
         found.map(|item| item.map(|info| self.strip(info)).map_err(|e| self.strip_error(e))).boxed()
     }
 
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        let found = self.inner.leftovers(&self.full(prefix));
+        found.map(|item| item.map(|info| self.strip(info)).map_err(|e| self.strip_error(e))).boxed()
+    }
+
     async fn create(&self) -> Result<()> {
         self.inner.create().await
     }

@@ -167,6 +167,10 @@ impl ObjectStore for Retrying {
         self.persist("head", key, || self.inner.head(key)).await
     }
 
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
+    }
+
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {
         let listing = Listing {
             store: self,

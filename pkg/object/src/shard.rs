@@ -97,6 +97,11 @@ impl ObjectStore for Sharded {
         merge(self.shards.iter().map(|shard| shard.list(prefix, after)).collect())
     }
 
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        let prefix = prefix.to_owned();
+        stream::iter(&self.shards).flat_map(move |shard| shard.leftovers(&prefix)).boxed()
+    }
+
     async fn create(&self) -> Result<()> {
         for shard in &self.shards {
             shard.create().await?;

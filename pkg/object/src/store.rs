@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 
 use crate::Result;
 
@@ -74,6 +75,13 @@ pub trait ObjectStore: Send + Sync + Debug + 'static {
 
     /// All objects whose key starts with `prefix` and is greater than `after`, in byte order.
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>>;
+
+    /// What puts below `prefix` that were interrupted left behind and no listing shows, in no order; `delete` takes
+    /// the keys. A put that is under way may be among them: judge by the time. Only stores that write
+    /// under a temporary name have any.
+    fn leftovers<'a>(&'a self, _prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        stream::empty().boxed()
+    }
 
     /// Makes the place itself (bucket, folder) if it is missing and the backend can.
     async fn create(&self) -> Result<()> {

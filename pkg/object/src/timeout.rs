@@ -68,6 +68,10 @@ impl ObjectStore for TimeLimited {
         self.within(self.get, "head", key, self.inner.head(key)).await
     }
 
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
+    }
+
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {
         let start = Some((self.inner.list(prefix, after), prefix.to_owned()));
         stream::unfold(start, move |state| async move {

@@ -205,6 +205,10 @@ impl ObjectStore for FaultyStore {
         self.inner.head(key).await
     }
 
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
+    }
+
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {
         let prefix = prefix.to_owned();
         let items = self.inner.list(&prefix, after);
