@@ -41,7 +41,8 @@ impl PrivateKey {
             "RSA PRIVATE KEY" => RsaPrivateKey::from_pkcs1_der(der).map_err(unsound)?,
             "PRIVATE KEY" => from_pkcs8(der)?,
             "ENCRYPTED PRIVATE KEY" => {
-                let locked = EncryptedPrivateKeyInfo::try_from(der).map_err(|e| KeyError::Lock { how: e.to_string() })?;
+                let locked =
+                    EncryptedPrivateKeyInfo::try_from(der).map_err(|e| KeyError::Lock { how: e.to_string() })?;
                 let passphrase = passphrase.bytes().ok_or(KeyError::PassphraseMissing)?;
                 from_pkcs8(locked.decrypt(passphrase).map_err(not_unlocked)?.as_bytes())?
             }

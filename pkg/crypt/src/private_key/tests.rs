@@ -17,7 +17,8 @@ fn every_form_of_one_key_is_the_same_key() {
     assert!(key("pkcs8", "").unwrap().key == plain);
     assert!(key("pkcs8", "not needed").unwrap().key == plain);
     assert!(key("other", "").unwrap().key != plain);
-    let locked = ["pkcs1-aes256", "pkcs1-aes192", "pkcs1-aes128", "pkcs1-des3", "pkcs1-des", "pkcs8-pbes2", "pkcs8-scrypt"];
+    let locked =
+        ["pkcs1-aes256", "pkcs1-aes192", "pkcs1-aes128", "pkcs1-des3", "pkcs1-des", "pkcs8-pbes2", "pkcs8-scrypt"];
     for form in locked {
         assert!(key(form, "cairn-test").unwrap_or_else(|e| panic!("{form}: {e}")).key == plain, "{form}");
         assert_eq!(key(form, "").unwrap_err(), KeyError::PassphraseMissing, "{form}");
