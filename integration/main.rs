@@ -7,6 +7,7 @@
 mod arrows;
 mod compat;
 mod crash;
+mod encryption;
 mod faults;
 mod model;
 mod mount;

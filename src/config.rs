@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cairn_cache::{ChecksumLevel, Eviction};
+use cairn_crypt::Passphrase;
 use cairn_meta::AtimeMode;
 
 /// Everything about one client of one volume.
@@ -72,6 +73,8 @@ pub struct Storage {
     pub download_limit: Option<u64>,
     /// Write, read and delete a probe before opening. Default: no.
     pub check: bool,
+    /// What unlocks the private key of an encrypted volume. Default: none.
+    pub passphrase: Passphrase,
 }
 
 /// Blocks kept nearby.
@@ -157,6 +160,7 @@ impl Config {
                 upload_limit: None,
                 download_limit: None,
                 check: false,
+                passphrase: Passphrase::default(),
             },
             cache: Cache {
                 dirs: vec![],

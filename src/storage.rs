@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use cairn_crypt::Cipher;
 use cairn_env::Env;
 use cairn_object::{Dials, Limits, Location, ObjectStore, Swappable};
 use cairn_types::Format;
 
-use crate::Result;
 use crate::config::Storage;
 use crate::error::refused;
+use crate::{Result, keys};
 
 /// How long the bucket may take to say whose it is.
 const OWNER_PATIENCE: Duration = Duration::from_secs(5);
@@ -82,9 +84,15 @@ pub(crate) enum Failing {
     Refuse,
 }
 
-/// Refuses a bucket that is missing or another volume's. One that does not answer in time is
-/// waited for later.
-pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage, failing: Failing) -> Result<()> {
+/// Refuses a bucket that is missing, another volume's, or encrypted with another key than ours. One
+/// that does not answer in time is waited for later.
+pub(crate) async fn check_owner(
+    env: &Env,
+    format: &Format,
+    storage: &Storage,
+    cipher: Option<&Arc<Cipher>>,
+    failing: Failing,
+) -> Result<()> {
     let place = placed(format, storage);
     let store = cairn_object::open(env, &place)?;
     let folder = place.bucket.strip_prefix("file://").unwrap_or(&place.bucket);
@@ -92,12 +100,7 @@ pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage, f
         return refused(format!("the volume's bucket {folder} is missing"));
     }
     match env.timeout(OWNER_PATIENCE, store.get("juicefs_uuid", None)).await {
-        Ok(Ok(uuid)) if uuid.trim_ascii() != format.uuid.as_bytes() => refused(format!(
-            "the bucket {} belongs to another volume: its UUID is {}, this volume's is {}",
-            store.describe(),
-            String::from_utf8_lossy(&uuid).trim(),
-            format.uuid
-        )),
+        Ok(Ok(mark)) => check_mark(env, format, cipher, mark, &store.describe()).await,
         // Volumes formatted without looking at the bucket carry no mark; nor does the empty folder
         // of a disk that is not mounted.
         Ok(Err(e)) if e.is_not_found() => {
@@ -115,8 +118,40 @@ pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage, f
             tracing::warn!(bucket = %store.describe(), "the bucket does not answer");
             Ok(())
         }
-        Ok(Ok(_)) => Ok(()),
     }
+}
+
+/// Is this object `juicefs_uuid` the one that formatting this volume left in the bucket?
+async fn check_mark(env: &Env, format: &Format, cipher: Option<&Arc<Cipher>>, mark: Bytes, bucket: &str) -> Result<()> {
+    let clear = is_uuid(&mark).then(|| mark.clone());
+    let uuid = match (keys::opened(env, cipher, mark).await, clear) {
+        (Ok(uuid), _) if is_uuid(&uuid) => uuid,
+        (_, Some(uuid)) => uuid,
+        (Ok(_), None) => {
+            return refused(format!(
+                "the bucket {bucket} belongs to another volume: its juicefs_uuid is not readable, as that of an \
+                 encrypted volume, and this volume is not encrypted"
+            ));
+        }
+        (Err(e), None) => {
+            return refused(format!(
+                "the bucket {bucket} cannot be read with the key of volume {:?}: juicefs_uuid: {e}",
+                format.name
+            ));
+        }
+    };
+    let uuid = String::from_utf8_lossy(uuid.trim_ascii()).into_owned();
+    if uuid == format.uuid {
+        return Ok(());
+    }
+    refused(format!(
+        "the bucket {bucket} belongs to another volume: its UUID is {uuid}, this volume's is {}",
+        format.uuid
+    ))
+}
+
+fn is_uuid(mark: &[u8]) -> bool {
+    std::str::from_utf8(mark.trim_ascii()).is_ok_and(|text| uuid::Uuid::try_parse(text).is_ok())
 }
 
 /// Where the objects are, as the volume's setting and then `storage` have it.
@@ -176,11 +211,7 @@ pub async fn check_bucket(env: &Env, store: &dyn ObjectStore) -> Result<()> {
 /// Refuses what cannot be read yet.
 pub(crate) fn check_supported(format: &Format) -> Result<()> {
     if !format.encrypt_key.is_empty() {
-        return refused(format!(
-            "volume {:?} is encrypted ({}); encrypted volumes are not supported yet",
-            format.name,
-            if format.encrypt_algo.is_empty() { "aes256gcm-rsa" } else { &format.encrypt_algo },
-        ));
+        keys::algorithm(format)?;
     }
     format.compression().map(|_| ()).or_else(refused)?;
     if !(64..=16384).contains(&format.block_size) || !format.block_size.is_power_of_two() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cairn_cache::BlockCache;
 use cairn_chunk::ChunkStore;
+use cairn_crypt::Cipher;
 use cairn_env::{Env, TaskSet};
 use cairn_jobs::Upkeep;
 use cairn_meta::txn::Engine;
@@ -25,12 +26,14 @@ use crate::control::Commands;
 use crate::error::refused;
 use crate::metrics::{Exporter, Sources};
 use crate::storage::{Failing, bandwidth, check_bucket, check_supported};
-use crate::{Error, Result, metrics, session, storage};
+use crate::{Error, Result, keys, metrics, session, storage};
 
 /// Read-ahead of one reader, in blocks, if not set.
 const READAHEAD_BLOCKS: u64 = 8;
 /// Share of the buffer that read-ahead of all readers may use.
 const READAHEAD_PERCENT: u64 = 80;
+/// Behind the UUID, names the cache folder of an encrypted volume.
+const SEALED_SUFFIX: &str = ".sealed";
 /// Entries fetched at a time when a directory is listed.
 const READDIR_PAGE: usize = 1000;
 
@@ -78,14 +81,16 @@ impl Volume {
     async fn over(env: &Env, engine: Arc<dyn Engine>, config: Config) -> Result<Volume> {
         let format = crate::admin::load(env, &*engine).await?;
         check_supported(&format)?;
-        storage::check_owner(env, &format, &config.storage, Failing::Endure).await?;
+        let cipher = keys::cipher(env, &format, &config.storage.passphrase).await?;
+        storage::check_owner(env, &format, &config.storage, cipher.as_ref(), Failing::Endure).await?;
         let dials = Dials::default();
         let (store, base) = storage::open_swappable(env, &format, &config.storage, &dials)?;
         if config.storage.check {
             check_bucket(env, &*store).await?;
         }
-        let cache = open_cache(env, &config.cache, &format)?;
-        let chunks = ChunkStore::new(env.clone(), store.clone(), cache.clone(), chunk_config(&config, &format)?);
+        let cache = open_cache(env, &config.cache, &format, cipher.clone())?;
+        let settings = chunk_config(&config, &format)?;
+        let chunks = ChunkStore::with_cipher(env.clone(), store.clone(), cache.clone(), settings, cipher);
         let meta = open_meta(env, engine, &config).await?;
         if !config.client.read_only {
             meta.start_session(session::info(env, &config.client.mountpoint)).await?;
@@ -254,10 +259,14 @@ async fn open_engine(env: &Env, config: &Config) -> Result<Arc<dyn Engine>> {
     Ok(cairn_meta::engine::open(env.clone(), &config.meta_url, options).await?)
 }
 
-fn open_cache(env: &Env, cache: &Cache, format: &Format) -> Result<Arc<BlockCache>> {
-    let dirs: Vec<PathBuf> = cache.dirs.iter().map(|d| d.join(&format.uuid)).collect();
+/// The cache of an encrypted volume lies beside the one of JuiceFS, which keeps blocks in clear.
+fn open_cache(env: &Env, cache: &Cache, format: &Format, cipher: Option<Arc<Cipher>>) -> Result<Arc<BlockCache>> {
+    let mut dirs: Vec<PathBuf> = cache.dirs.iter().map(|d| d.join(&format.uuid)).collect();
     for dir in &dirs {
         refuse_staged(dir)?;
+    }
+    if cipher.is_some() {
+        dirs = cache.dirs.iter().map(|d| d.join(format!("{}{SEALED_SUFFIX}", format.uuid))).collect();
     }
     let config = cairn_cache::Config {
         dirs,
@@ -270,7 +279,7 @@ fn open_cache(env: &Env, cache: &Cache, format: &Format) -> Result<Arc<BlockCach
         file_mode: cache.file_mode,
         key_layout: format.key_layout(),
     };
-    Ok(BlockCache::open(env.clone(), config)?)
+    Ok(BlockCache::with_cipher(env.clone(), config, cipher)?)
 }
 
 /// Blocks that only this disk has are not ours to overlook: their files are damaged until they are uploaded.

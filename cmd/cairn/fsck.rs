@@ -65,7 +65,7 @@ pub(crate) async fn run(args: FsckArgs, global: &Global) -> anyhow::Result<ExitC
 }
 
 async fn check(admin: &Admin, options: &Options, bars: &Bars) -> anyhow::Result<Report> {
-    let (store, chunks) = admin.data().await?;
+    let (store, chunks) = admin.data(&secrets::passphrase()?).await?;
     let report = fsck::run(admin.meta(), &store, &chunks, options, &|step| bars.watch(step)).await;
     bars.done();
     chunks.close().await;

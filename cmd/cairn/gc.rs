@@ -56,7 +56,7 @@ pub(crate) async fn run(args: GcArgs, global: &Global) -> anyhow::Result<ExitCod
 }
 
 async fn collect(admin: &Admin, options: &Options, bars: &Bars) -> anyhow::Result<Report> {
-    let (store, chunks) = admin.data().await?;
+    let (store, chunks) = admin.data(&secrets::passphrase()?).await?;
     let report = gc::run(admin.meta(), &store, &chunks, options, &|step| bars.watch(step)).await;
     bars.done();
     chunks.close().await;

@@ -232,6 +232,7 @@ impl MountArgs {
                 upload_limit: self.upload_limit,
                 download_limit: self.download_limit,
                 check: self.check_storage,
+                passphrase: secrets::passphrase()?,
             },
             cache: Cache {
                 disk_bytes: if dirs.is_empty() { 0 } else { self.cache_size },

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_crypt::Cipher;
 use cairn_env::Env;
 use cairn_types::BlockKey;
 
@@ -28,6 +29,16 @@ impl BlockCache {
     ///
     /// Only for settings that make no sense.
     pub fn open(env: Env, config: Config) -> Result<Arc<BlockCache>> {
+        BlockCache::with_cipher(env, config, None)
+    }
+
+    /// The same; what goes to disk is sealed with `cipher`. Its directories must then be other ones than
+    /// those of a cache in clear: each would take the other's files for damaged.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`BlockCache::open`].
+    pub fn with_cipher(env: Env, config: Config, cipher: Option<Arc<Cipher>>) -> Result<Arc<BlockCache>> {
         if !(0.0..=1.0).contains(&config.free_space_ratio) {
             return Err(Error::FreeSpaceRatio { ratio: config.free_space_ratio });
         }
@@ -35,7 +46,7 @@ impl BlockCache {
         Ok(Arc::new(BlockCache {
             memory: Memory::new(config.memory_bytes),
             memory_bytes_max: config.memory_bytes,
-            disk: Disk::open(&env, &config, &counters),
+            disk: Disk::open(&env, &config, cipher.as_ref(), &counters),
             counters,
         }))
     }

@@ -1,4 +1,5 @@
-//! One cached file: the block, a CRC-32C of each 32 KiB, perhaps a footer (volume format 9.2).
+//! One cached file: the block, a CRC-32C of each 32 KiB, perhaps a footer (volume format 9.2). Or the
+//! block sealed, see `sealed_file`.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
@@ -7,9 +8,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
+use cairn_crypt::Cipher;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::ChecksumLevel;
+use crate::sealed_file::SealedFile;
 
 /// Data bytes that share one checksum.
 pub(crate) const PIECE_BYTES: u32 = 32 * 1024;
@@ -62,6 +65,8 @@ pub(crate) struct BlockFile {
     checksums: Vec<u32>,
     /// The file lies in memory: reading it never waits.
     in_memory: bool,
+    /// The block is not in clear.
+    sealed: Option<SealedFile>,
 }
 
 /// What statfs says of tmpfs, which refuses to promise that a read will not wait, though none does.
@@ -77,16 +82,30 @@ impl BlockFile {
             checksums = read_checksums(&mut file, len)?;
         }
         let in_memory = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
-        Ok(BlockFile { file, len, checksums, in_memory })
+        Ok(BlockFile { file, len, checksums, in_memory, sealed: None })
+    }
+
+    /// Opens the sealed file of the block `name` of `len` bytes.
+    pub(crate) fn open_sealed(path: &Path, len: u32, cipher: &Cipher, name: &str) -> Result<BlockFile, Fault> {
+        let file = File::open(path)?;
+        let sealed = Some(SealedFile::open(&file, len, cipher, name)?);
+        Ok(BlockFile { file, len, checksums: Vec::new(), in_memory: false, sealed })
     }
 
     /// The bytes of `range`, verified as `level` asks. May wait for the disk.
     pub(crate) fn read(&self, range: Range<u32>, level: ChecksumLevel) -> Result<Bytes, Fault> {
-        self.read_with(range, level, |file, buf, at| file.read_exact_at(buf, at))
+        match &self.sealed {
+            None => self.read_with(range, level, |file, buf, at| file.read_exact_at(buf, at)),
+            Some(sealed) => sealed.read(&self.file, range.start as usize..range.end as usize),
+        }
     }
 
     /// The same if the kernel has the bytes in memory; `None` if it would have to wait or cannot tell.
     pub(crate) fn read_nowait(&self, range: Range<u32>, level: ChecksumLevel) -> Option<Result<Bytes, Fault>> {
+        if self.sealed.is_some() {
+            // Opening is work: not for the thread that only asks.
+            return None;
+        }
         if self.in_memory {
             return Some(self.read(range, level));
         }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use cairn_crypt::Cipher;
 use cairn_env::Env;
 use cairn_types::{BlockKey, KeyLayout};
 use parking_lot::Mutex;
@@ -25,7 +26,7 @@ use crate::block_file::{self, BlockFile, Fault};
 use crate::index::{Index, weight};
 use crate::room::{Excess, Limits};
 use crate::stats::{Counters, add};
-use crate::{ChecksumLevel, Eviction};
+use crate::{ChecksumLevel, Eviction, sealed_file};
 
 const RAW: &str = "raw";
 const TMP_SUFFIX: &str = ".tmp";
@@ -54,6 +55,8 @@ pub(crate) struct Dir {
     path: PathBuf,
     lock: String,
     rules: Rules,
+    /// What files are sealed with; `None`: they are plain.
+    cipher: Option<Arc<Cipher>>,
     state: AtomicU8,
     failures: AtomicU32,
     told_full: AtomicBool,
@@ -67,7 +70,13 @@ pub(crate) struct Dir {
 
 impl Dir {
     /// Makes the directory ready. One that cannot be written but has a `.lock` is read from only.
-    pub(crate) fn open(env: Env, path: PathBuf, rules: Rules, counters: Arc<Counters>) -> io::Result<Dir> {
+    pub(crate) fn open(
+        env: Env,
+        path: PathBuf,
+        rules: Rules,
+        cipher: Option<Arc<Cipher>>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Dir> {
         let made = home::make_dirs(&path.join(RAW), rules.file_mode).and_then(|()| home::ensure_lock(&env, &path));
         let (lock, state) = match made {
             Ok(lock) => (lock, WRITABLE),
@@ -82,6 +91,7 @@ impl Dir {
             path,
             lock,
             rules,
+            cipher,
             state: AtomicU8::new(state),
             failures: AtomicU32::new(0),
             told_full: AtomicBool::new(false),
@@ -151,7 +161,11 @@ impl Dir {
         if let Some(file) = self.open_files.get(&key) {
             return Ok(file);
         }
-        let file = Arc::new(BlockFile::open(&self.file_path(key), key.len, self.rules.checksum)?);
+        let path = self.file_path(key);
+        let file = Arc::new(match &self.cipher {
+            None => BlockFile::open(&path, key.len, self.rules.checksum)?,
+            Some(cipher) => BlockFile::open_sealed(&path, key.len, cipher, &self.name(key))?,
+        });
         self.open_files.insert(key, file.clone());
         Ok(file)
     }
@@ -199,7 +213,11 @@ impl Dir {
         let path = self.file_path(key);
         let tmp = with_suffix(&path, TMP_SUFFIX);
         let mut file = self.create_tmp(&tmp)?;
-        let written = block_file::write(&mut file, data, self.rules.checksum).and_then(|()| fs::rename(&tmp, &path));
+        let written = match &self.cipher {
+            None => block_file::write(&mut file, data, self.rules.checksum),
+            Some(cipher) => sealed_file::write(&mut file, data, cipher, &self.name(key)),
+        };
+        let written = written.and_then(|()| fs::rename(&tmp, &path));
         if written.is_err() {
             self.remove_path(&tmp);
         }
@@ -342,7 +360,11 @@ impl Dir {
     }
 
     fn file_path(&self, key: BlockKey) -> PathBuf {
-        self.path.join(RAW).join(key.object_key(self.rules.key_layout))
+        self.path.join(RAW).join(self.name(key))
+    }
+
+    fn name(&self, key: BlockKey) -> String {
+        key.object_key(self.rules.key_layout)
     }
 
     fn now_micros(&self) -> u64 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_crypt::Cipher;
 use cairn_env::{Budget, Env, Permit, TaskSet};
 use cairn_types::{BlockKey, KeyLayout};
 use parking_lot::{Mutex, RwLock};
@@ -72,8 +73,13 @@ impl Placement {
 impl Disk {
     /// Opens every directory that works; the others are named in one warning each. Starts scanning
     /// in the background, and never waits for it.
-    pub(crate) fn open(env: &Env, config: &Config, counters: &Arc<Counters>) -> Arc<Disk> {
-        let dirs = if config.disk_bytes == 0 { vec![] } else { open_dirs(env, config, counters) };
+    pub(crate) fn open(
+        env: &Env,
+        config: &Config,
+        cipher: Option<&Arc<Cipher>>,
+        counters: &Arc<Counters>,
+    ) -> Arc<Disk> {
+        let dirs = if config.disk_bytes == 0 { vec![] } else { open_dirs(env, config, cipher, counters) };
         let tasks = TaskSet::new(env.clone());
         let waiting = Arc::new(Waiting::default());
         let queues = dirs.iter().map(|dir| Mutex::new(Some(start_writer(env, &tasks, dir, &waiting)))).collect();
@@ -188,7 +194,7 @@ impl Disk {
     }
 }
 
-fn open_dirs(env: &Env, config: &Config, counters: &Arc<Counters>) -> Vec<Arc<Dir>> {
+fn open_dirs(env: &Env, config: &Config, cipher: Option<&Arc<Cipher>>, counters: &Arc<Counters>) -> Vec<Arc<Dir>> {
     let mut paths = config.dirs.clone();
     paths.sort();
     paths.dedup();
@@ -205,7 +211,8 @@ fn open_dirs(env: &Env, config: &Config, counters: &Arc<Counters>) -> Vec<Arc<Di
         file_mode: config.file_mode,
         key_layout: config.key_layout,
     };
-    let open = |path: std::path::PathBuf| match Dir::open(env.clone(), path.clone(), rules, counters.clone()) {
+    let dir = |path: &std::path::Path| Dir::open(env.clone(), path.into(), rules, cipher.cloned(), counters.clone());
+    let open = |path: std::path::PathBuf| match dir(&path) {
         Ok(dir) => Some(Arc::new(dir)),
         Err(e) => {
             add(&counters.dirs_failed, 1);

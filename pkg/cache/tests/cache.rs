@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cairn_cache::{BlockCache, ChecksumLevel, Config, Eviction, find_staged};
+use cairn_crypt::{Algorithm, Cipher, Passphrase, PrivateKey};
 use cairn_env::Env;
 use cairn_types::{BlockKey, KeyLayout, SliceId};
 use proptest::prelude::*;
@@ -81,6 +82,75 @@ async fn files_look_as_juicefs_writes_them() {
     let again = open(config(&[dir.path().join("uuid")]));
     assert_eq!(fs::read_to_string(dir.path().join("uuid/.lock")).unwrap(), lock, "the identity stays");
     drop(again);
+}
+
+/// A cipher as each mount makes one; `key` is a file of `pkg/crypt/tests/keys`.
+fn cipher(key: &str) -> Arc<Cipher> {
+    let path = format!("{}/../crypt/tests/keys/{key}.pem", env!("CARGO_MANIFEST_DIR"));
+    let key = PrivateKey::from_pem(&fs::read_to_string(path).unwrap(), &Passphrase::default()).unwrap();
+    let env = Env::real();
+    Arc::new(Cipher::new(key, Algorithm::Aes256Gcm, Arc::new(move |bytes| env.fill_secret(bytes))).unwrap())
+}
+
+fn sealed(dir: &Path, key: &str) -> Arc<BlockCache> {
+    BlockCache::with_cipher(Env::simulated(1), config(&[dir.into()]), Some(cipher(key))).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_file_is_read_by_the_next_mount_in_any_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let lens = [1, PIECE as u32, 3 * PIECE as u32 + 5];
+    let cache = sealed(dir.path(), "pkcs1");
+    lens.iter().for_each(|len| cache.put(key(1, *len), content(key(1, *len))));
+    cache.close().await;
+    let cache = sealed(dir.path(), "pkcs1");
+    for len in lens {
+        let right = content(key(1, len));
+        let stored = fs::read(path(dir.path(), key(1, len))).unwrap();
+        assert!(len < 32 || !stored.windows(16).any(|w| right.windows(16).step_by(16).any(|r| r == w)), "{len}");
+        for range in [0..len, 0..1, len - 1..len, len / 2..len, len / 3..len / 2, PIECE as u32..len.max(PIECE as u32)] {
+            if range.end <= len {
+                let found = cache.get(key(1, len), range.clone()).await;
+                assert_eq!(found, Some(right.slice(range.start as usize..range.end as usize)), "{len} {range:?}");
+            }
+        }
+    }
+    assert_eq!(cache.stats().damaged, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_file_that_is_not_what_it_was_is_removed() {
+    let key = key(1, 2 * PIECE as u32);
+    let header = cipher("pkcs1").file_header_bytes();
+    let changes: [(&str, &dyn Fn(&Path)); 5] = [
+        ("the wrapped key", &|file| flip(file, 20)),
+        ("the content", &|file| flip(file, header as u64 + 100)),
+        ("a tag", &|file| flip(file, (header + PIECE) as u64 + 3)),
+        ("cut", &|file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(100).unwrap()),
+        ("another block's", &|file| {
+            let other = self::key(2, key.len);
+            fs::rename(path(file.ancestors().nth(5).unwrap(), other), file).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = sealed(dir.path(), "pkcs1");
+        [key, self::key(2, key.len)].iter().for_each(|key| cache.put(*key, content(*key)));
+        cache.close().await;
+        change(&path(dir.path(), key));
+        let cache = sealed(dir.path(), "pkcs1");
+        assert_eq!(whole(&cache, key).await, None, "{what}");
+        assert_eq!((cache.stats().damaged, path(dir.path(), key).exists()), (1, false), "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_file_of_another_key_is_no_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = sealed(dir.path(), "pkcs1");
+    cache.put(key(1, 100), content(key(1, 100)));
+    cache.close().await;
+    assert_eq!(whole(&sealed(dir.path(), "other"), key(1, 100)).await, None);
 }
 
 #[tokio::test(start_paused = true)]

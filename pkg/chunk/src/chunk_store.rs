@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_cache::BlockCache;
+use cairn_crypt::Cipher;
 use cairn_env::{Env, TaskSet};
 use cairn_object::{ObjectStore, Payload};
 use cairn_types::layout::{block_count, block_len};
-use cairn_types::{BlockKey, Compression, SliceId, SliceRef};
+use cairn_types::{BlockKey, SliceId, SliceRef};
 use futures::StreamExt;
 use futures::stream;
 use tokio::runtime::Handle;
@@ -16,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::fetch::{Fetching, INLINE_CODEC_BYTES};
 use crate::pool::Pool;
 use crate::stats::{Counters, add};
-use crate::{ChunkStats, Config, Error, Reservation, Result, SliceWriter, codec};
+use crate::{ChunkStats, Codec, Config, Error, Reservation, Result, SliceWriter};
 
 /// Blocks of one slice deleted or looked at together.
 const BLOCKS_AT_ONCE: usize = 16;
@@ -29,6 +30,7 @@ pub struct ChunkStore {
     object: Arc<dyn ObjectStore>,
     cache: Arc<BlockCache>,
     config: Config,
+    codec: Codec,
     pool: Arc<Pool>,
     fetching: Fetching,
     tasks: TaskSet,
@@ -46,9 +48,22 @@ pub enum Depth {
 }
 
 impl ChunkStore {
-    /// Must be called inside a tokio runtime: that is where uploads will run.
+    /// Blocks of a volume that is not encrypted. Must be called inside a tokio runtime: that is where
+    /// uploads will run.
     pub fn new(env: Env, object: Arc<dyn ObjectStore>, cache: Arc<BlockCache>, config: Config) -> Arc<ChunkStore> {
-        let pool = Pool::new(&config);
+        ChunkStore::with_cipher(env, object, cache, config, None)
+    }
+
+    /// The same; blocks are sealed with `cipher`. The `cache` must not keep them in clear then.
+    pub fn with_cipher(
+        env: Env,
+        object: Arc<dyn ObjectStore>,
+        cache: Arc<BlockCache>,
+        config: Config,
+        cipher: Option<Arc<Cipher>>,
+    ) -> Arc<ChunkStore> {
+        let codec = Codec::new(config.compression, cipher);
+        let pool = Pool::new(&config, &codec);
         let tasks = TaskSet::new(env.clone());
         trim_when_idle(&tasks, &pool);
         Arc::new(ChunkStore {
@@ -59,6 +74,7 @@ impl ChunkStore {
             object,
             cache,
             config,
+            codec,
             pool,
             tasks,
         })
@@ -67,6 +83,11 @@ impl ChunkStore {
     /// What it was made with.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How its blocks become objects.
+    pub fn codec(&self) -> &Codec {
+        &self.codec
     }
 
     /// The cache beside it.
@@ -150,7 +171,7 @@ impl ChunkStore {
     pub(crate) async fn put_block(&self, key: BlockKey, pieces: Vec<Bytes>) -> Result<()> {
         let plain = Payload(pieces);
         debug_assert_eq!(plain.len(), key.len as usize, "block {key}");
-        let outcome = if self.config.compression == Compression::None {
+        let outcome = if self.codec.is_plain() {
             self.put_object(key, plain.clone()).await
         } else {
             self.put_encoded(key, plain.clone()).await
@@ -177,13 +198,12 @@ impl ChunkStore {
     }
 
     async fn put_encoded(&self, key: BlockKey, plain: Payload) -> Result<()> {
-        let codec = self.config.compression;
-        let (len, most) = (key.len as usize, codec::bound(codec, key.len as usize));
-        // One joined copy for the codec and its output.
-        let mut room = self.pool.scratch(len + most).await;
-        let encode = move || codec::encode(codec, &plain.to_bytes());
+        let codec = self.codec.clone();
+        let mut room = self.pool.scratch(codec.scratch_bytes(key.len)).await;
+        let encode = move || codec.encode(&plain.0);
         let stored = if key.len <= INLINE_CODEC_BYTES { encode() } else { self.env.blocking(encode).await };
-        drop(room.split(len as u64));
+        // What the encoding took on its way is free again; the object stays until it is stored.
+        drop(room.split(room.units().saturating_sub(stored.len() as u64)));
         self.put_object(key, stored.into()).await
     }
 
@@ -229,9 +249,7 @@ impl ChunkStore {
             return self.get_whole(key).await.map(drop);
         }
         let info = self.object.head(&self.object_key(key)).await.map_err(|e| Error::from_store(key, e))?;
-        let most = codec::bound(self.config.compression, key.len as usize) as u64;
-        let least = if self.config.compression == Compression::None { most } else { 1 };
-        if (least..=most).contains(&info.bytes) {
+        if self.codec.object_bytes(key.len).contains(&info.bytes) {
             return Ok(());
         }
         Err(Error::Corrupt { key, reason: format!("object of {} bytes for a block of {}", info.bytes, key.len) })

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cairn_cache::BlockCache;
 use cairn_env::{Budget, SingleFlight};
 use cairn_types::layout::block_spans;
-use cairn_types::{BlockKey, Compression, SliceRef};
+use cairn_types::{BlockKey, SliceRef};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 
@@ -16,7 +16,7 @@ use crate::block_buffer::join;
 use crate::chunk_store::ChunkStore;
 use crate::heat::Heat;
 use crate::stats::add;
-use crate::{Config, Error, Result, codec};
+use crate::{Config, Error, Result};
 
 /// Blocks up to this are coded where they are: handing them to another thread costs more.
 pub(crate) const INLINE_CODEC_BYTES: u32 = 16 * 1024;
@@ -102,11 +102,12 @@ impl ChunkStore {
         Ok(block.slice(range.start as usize..range.end as usize))
     }
 
-    /// Is it a small random read, cheaper served by a ranged GET? The start of a block is taken for the
+    /// Is it a small random read, cheaper served by a ranged GET? (Of what is compressed or
+    /// encrypted there is none.) The start of a block is taken for the
     /// start of a sequential reader. A block that is read again and again is fetched whole behind it.
     fn wants_part(self: &Arc<Self>, key: BlockKey, range: &Range<u32>) -> bool {
         let len = range.end - range.start;
-        if self.config().compression != Compression::None || len == key.len {
+        if !self.codec().is_plain() || len == key.len {
             return false;
         }
         if !self.cache().keeps_blocks() {
@@ -153,7 +154,7 @@ impl ChunkStore {
         if let Some(block) = self.cache().get_now(key, 0..key.len) {
             return Ok(block);
         }
-        let copies = if self.config().compression == Compression::None { 1 } else { 2 };
+        let copies = if self.codec().is_plain() { 1 } else { 2 };
         let _room = self.fetching().room.acquire(u64::from(key.len) * copies).await;
         let mut outcome = self.get_whole(key).await;
         if matches!(outcome, Err(Error::Corrupt { .. })) {
@@ -168,17 +169,19 @@ impl ChunkStore {
 
     /// One GET and one decode, past the cache.
     pub(crate) async fn get_whole(&self, key: BlockKey) -> Result<Bytes> {
-        let (codec, block_bytes) = (self.config().compression, self.config().block_bytes);
+        let (codec, block_bytes) = (self.codec().clone(), self.config().block_bytes);
         let corrupt = |reason| Error::Corrupt { key, reason };
         if key.len > block_bytes {
             return Err(corrupt(format!("longer than a block of {block_bytes}")));
         }
         let stored = self.object().get(&self.object_key(key), None).await.map_err(|e| Error::from_store(key, e))?;
         let len = key.len as usize;
-        let block = if codec == Compression::None || key.len <= INLINE_CODEC_BYTES {
-            codec::decode(codec, stored, len)
+        // Opening may take an RSA operation first, however small the block is.
+        let inline = codec.is_plain() || (key.len <= INLINE_CODEC_BYTES && !codec.is_encrypted());
+        let block = if inline {
+            codec.decode(stored, len)
         } else {
-            self.env().blocking(move || codec::decode(codec, stored, len)).await
+            self.env().blocking(move || codec.decode(stored, len)).await
         };
         add(&self.counters().get_blocks, 1);
         add(&self.counters().get_bytes, u64::from(key.len));

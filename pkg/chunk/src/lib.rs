@@ -24,6 +24,7 @@ mod slice_writer;
 mod stats;
 
 pub use chunk_store::{ChunkStore, Depth};
+pub use codec::Codec;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use pool::Reservation;

@@ -69,6 +69,22 @@ async fn compressed_blocks_are_always_fetched_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn encrypted_blocks_are_fetched_whole_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for memory_bytes in [8 << 20, 0] {
+        let cache = cache_config(memory_bytes, vec![dir.path().join(memory_bytes.to_string())]);
+        let world = World::encrypted(config(), cache);
+        let slice = world.stored(1, BLOCK).await;
+        for off in [100_000, 7, BLOCK - 5, 99_998] {
+            let found = world.store.read(slice, off, 5).await.unwrap();
+            assert_eq!(found, content(1, BLOCK)[off as usize..off as usize + 5]);
+            world.settle().await;
+        }
+        assert_eq!((world.store.stats().range_gets, world.store.stats().get_blocks), (0, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_any_cache_only_what_is_asked_for_is_fetched() {
     let world = World::with(config(), 0);
     let slice = world.stored(1, BLOCK).await;

@@ -242,7 +242,7 @@ async fn probe_leaves_nothing_and_mark_names_the_owner() {
     put(&*store, "zero", "").await;
     assert!(is_empty_prefix(&*store).await.unwrap());
     assert_eq!(owner(&*store).await.unwrap(), None);
-    mark(&*store, "55f8bf95-7e0b-4e3c-93df-0cfcca3bac87").await.unwrap();
+    mark(&*store, b"55f8bf95-7e0b-4e3c-93df-0cfcca3bac87".to_vec()).await.unwrap();
     assert_eq!(store.head("juicefs_uuid").await.unwrap().bytes, 36);
     assert_eq!(owner(&*store).await.unwrap().unwrap(), "55f8bf95-7e0b-4e3c-93df-0cfcca3bac87");
     assert!(!is_empty_prefix(&*store).await.unwrap());
