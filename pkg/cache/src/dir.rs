@@ -111,6 +111,11 @@ impl Dir {
         !self.is_out() && (!self.scanned.load(Acquire) || self.index.lock().contains(key))
     }
 
+    /// Has a scan seen everything?
+    pub(crate) fn is_scanned(&self) -> bool {
+        self.scanned.load(Acquire)
+    }
+
     /// Is the block known to be here? Never waits.
     pub(crate) fn contains(&self, key: BlockKey) -> bool {
         !self.is_out() && self.index.lock().contains(key)

@@ -96,9 +96,9 @@ impl Disk {
         self.dirs.iter().any(|dir| !dir.is_out())
     }
 
-    /// Bytes that may wait to be written; 0 without a directory.
-    pub(crate) fn queue_bytes_max(&self) -> u64 {
-        if self.is_usable() { QUEUE_BYTES_MAX } else { 0 }
+    /// Every directory in use has been scanned.
+    pub(crate) fn is_indexed(&self) -> bool {
+        self.dirs.iter().all(|dir| dir.is_out() || dir.is_scanned())
     }
 
     /// The bytes if the block waits to be written. Never waits.
