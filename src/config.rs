@@ -105,7 +105,8 @@ pub struct Data {
     pub buffer_bytes: u64,
     /// Blocks that a random read may fetch whole. Default 1.
     pub prefetch: u32,
-    /// Read ahead of one sequential reader, bytes; 0: eight blocks.
+    /// Read ahead of one sequential reader at most, bytes; 0: as much as is worth while, within 40 % of the
+    /// buffer for all readers.
     pub max_readahead_bytes: u64,
 }
 

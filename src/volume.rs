@@ -27,10 +27,9 @@ use crate::metrics::{Exporter, Sources};
 use crate::storage::{Failing, bandwidth, check_bucket, check_supported};
 use crate::{Error, Result, metrics, session, storage};
 
-/// Read-ahead of one reader, in blocks, if not set.
-const READAHEAD_BLOCKS: u64 = 8;
-/// Share of the buffer that read-ahead of all readers may use.
-const READAHEAD_PERCENT: u64 = 80;
+/// Share of the buffer that read-ahead of all readers may use: most of what blocks on their way in may have, which
+/// is half of it.
+const READAHEAD_PERCENT: u64 = 40;
 /// Entries fetched at a time when a directory is listed.
 const READDIR_PAGE: usize = 1000;
 
@@ -112,7 +111,7 @@ impl Volume {
             },
             control: Some(Arc::new(control)),
         };
-        let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config, &format));
+        let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config));
         _ = sources.vfs.set(Arc::downgrade(&vfs));
         let volume = Volume {
             config,
@@ -277,23 +276,23 @@ pub(crate) fn chunk_config(config: &Config, format: &Format) -> Result<cairn_chu
         key_layout: format.key_layout(),
         buffer_bytes: config.data.buffer_bytes,
         prefetch: config.data.prefetch,
-        max_readahead: readahead(config, format).1,
+        max_readahead: readahead(config).1,
         cache_full_blocks: config.cache.keep_written,
     })
 }
 
 /// Read-ahead of one reader and of all, bytes.
-fn readahead(config: &Config, format: &Format) -> (u64, u64) {
+fn readahead(config: &Config) -> (u64, u64) {
     let total = config.data.buffer_bytes / 100 * READAHEAD_PERCENT;
     let one = match config.data.max_readahead_bytes {
-        0 => READAHEAD_BLOCKS * u64::from(format.block_bytes()),
+        0 => total,
         set => set,
     };
     (one.min(total), total)
 }
 
-fn vfs_config(config: &Config, format: &Format) -> cairn_vfs::Config {
-    let (one, total) = readahead(config, format);
+fn vfs_config(config: &Config) -> cairn_vfs::Config {
+    let (one, total) = readahead(config);
     cairn_vfs::Config {
         readahead_max_bytes: one,
         readahead_total_bytes: total,
