@@ -166,7 +166,7 @@ impl Config {
                 disk_items: 0,
                 free_space_ratio: 0.1,
                 checksum: ChecksumLevel::Extend,
-                eviction: Eviction::TwoRandom,
+                eviction: Eviction::default(),
                 file_mode: 0o600,
                 keep_written: false,
             },

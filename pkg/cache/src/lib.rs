@@ -17,6 +17,7 @@ mod config;
 mod dir;
 mod disk;
 mod error;
+mod fifo;
 mod index;
 mod memory;
 mod ring;

@@ -78,7 +78,8 @@ impl Fetching {
         let block_bytes = u64::from(config.block_bytes);
         let room = config.buffer_total_bytes() / 2;
         // Without a cache nothing that was read ahead could be found again after its reader's first look.
-        let wanted = if cache.keeps_blocks() { config.max_readahead + u64::from(config.prefetch) * block_bytes } else { 0 };
+        let wanted =
+            if cache.keeps_blocks() { config.max_readahead + u64::from(config.prefetch) * block_bytes } else { 0 };
         let ahead = wanted.min((room / 100 * AHEAD_PERCENT).max(block_bytes));
         Fetching {
             landings: Mutex::default(),
@@ -249,7 +250,11 @@ impl ChunkStore {
         self.spawn(async move {
             let store = &approach.store;
             let bring = async {
-                if flight.is_whole() { store.fetch_alone(flight.key, &approach.landing).await } else { store.fetch_part(flight).await }
+                if flight.is_whole() {
+                    store.fetch_alone(flight.key, &approach.landing).await
+                } else {
+                    store.fetch_part(flight).await
+                }
             };
             let outcome = tokio::select! {
                 biased;

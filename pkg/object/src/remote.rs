@@ -265,7 +265,9 @@ impl ObjectStore for RemoteStore {
             total += bytes.len() as u64;
             sink.push(&bytes);
         }
-        if range.is_none() && let Some(stored) = self.stored_checksum(reader.metadata()) {
+        if range.is_none()
+            && let Some(stored) = self.stored_checksum(reader.metadata())
+        {
             crc.verify(key, &stored)?;
         }
         Ok(total)

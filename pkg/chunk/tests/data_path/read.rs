@@ -54,7 +54,8 @@ async fn small_random_reads_ask_for_parts_until_the_block_is_proven() {
     for off in [1000, 50_000, 9000] {
         read(off).await;
     }
-    let counts = || (world.store.stats().range_gets, world.store.stats().range_get_bytes, world.store.stats().get_blocks);
+    let counts =
+        || (world.store.stats().range_gets, world.store.stats().range_get_bytes, world.store.stats().get_blocks);
     assert_eq!(counts(), (1, 65536, 0), "one part serves its neighbours");
     read(65_500).await;
     assert_eq!(counts(), (2, 65536 + 131_072, 0), "a read over a border takes both");
