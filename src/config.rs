@@ -108,7 +108,8 @@ pub struct Data {
     pub buffer_bytes: u64,
     /// Blocks that a random read may fetch whole. Default 1.
     pub prefetch: u32,
-    /// Read ahead of one sequential reader, bytes; 0: eight blocks.
+    /// Read ahead of one sequential reader at most, bytes; 0: as much as is worth while, within 40 % of the
+    /// buffer for all readers.
     pub max_readahead_bytes: u64,
 }
 
@@ -169,7 +170,7 @@ impl Config {
                 disk_items: 0,
                 free_space_ratio: 0.1,
                 checksum: ChecksumLevel::Extend,
-                eviction: Eviction::TwoRandom,
+                eviction: Eviction::default(),
                 file_mode: 0o600,
                 keep_written: false,
             },

@@ -53,26 +53,30 @@ pub(crate) fn open_swappable(
     Ok((decorated(env, base.clone(), format, storage, dials), base))
 }
 
-/// Follows the setting from `old` to `new`, both with secrets in the clear: if it names another
-/// bucket or other keys, `base` becomes that one from here on. True if it did.
-///
-/// # Errors
-/// [`crate::Error::Refused`] if that bucket is missing or another volume's: `base` stays as it is.
-pub(crate) async fn follow(
-    env: &Env,
-    base: &Swappable,
-    (old, new): (&Format, &Format),
-    storage: &Storage,
-) -> Result<bool> {
-    let place = placed(new, storage);
-    if placed(old, storage) == place {
-        return Ok(false);
+/// The innermost store of a running client, which follows the setting.
+pub(crate) struct Followed {
+    pub(crate) base: Arc<Swappable>,
+    pub(crate) cipher: Option<Arc<Cipher>>,
+}
+
+impl Followed {
+    /// Goes from `old` to `new`, both with secrets in the clear: if it names another bucket or other
+    /// keys, the store becomes that one from here on. True if it did.
+    ///
+    /// # Errors
+    /// [`crate::Error::Refused`] if that bucket is missing or another volume's: the store stays as
+    /// it is.
+    pub(crate) async fn follow(&self, env: &Env, (old, new): (&Format, &Format), storage: &Storage) -> Result<bool> {
+        let place = placed(new, storage);
+        if placed(old, storage) == place {
+            return Ok(false);
+        }
+        // A bucket that is away for the moment is waited for, as any is. The volume's objects are
+        // there already, or `cairn config` would not have let it in.
+        check_owner(env, new, storage, self.cipher.as_ref(), Failing::Endure).await?;
+        self.base.swap(cairn_object::open(env, &place)?);
+        Ok(true)
     }
-    // A bucket that is away for the moment is waited for, as any is. The volume's objects are there
-    // already, or `cairn config` would not have let it in.
-    check_owner(env, new, storage, Failing::Endure).await?;
-    base.swap(cairn_object::open(env, &place)?);
-    Ok(true)
 }
 
 /// What to do with a bucket that answers with an error.

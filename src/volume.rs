@@ -14,7 +14,7 @@ use cairn_env::{Env, TaskSet};
 use cairn_jobs::Upkeep;
 use cairn_meta::txn::Engine;
 use cairn_meta::{Cred, Meta, NewNode, StatFs};
-use cairn_object::{Dials, ObjectStore, Swappable};
+use cairn_object::{Dials, ObjectStore};
 use cairn_types::{FileType, Format, Ino};
 use cairn_vfs::{Parts, Vfs};
 use parking_lot::Mutex;
@@ -25,13 +25,12 @@ use crate::config::{Cache, Config, Storage};
 use crate::control::Commands;
 use crate::error::refused;
 use crate::metrics::{Exporter, Sources};
-use crate::storage::{Failing, bandwidth, check_bucket, check_supported};
+use crate::storage::{Failing, Followed, bandwidth, check_bucket, check_supported};
 use crate::{Error, Result, keys, metrics, session, storage};
 
-/// Read-ahead of one reader, in blocks, if not set.
-const READAHEAD_BLOCKS: u64 = 8;
-/// Share of the buffer that read-ahead of all readers may use.
-const READAHEAD_PERCENT: u64 = 80;
+/// Share of the buffer that read-ahead of all readers may use: most of what blocks on their way in may have, which
+/// is half of it.
+const READAHEAD_PERCENT: u64 = 40;
 /// Behind the UUID, names the cache folder of an encrypted volume.
 const SEALED_SUFFIX: &str = ".sealed";
 /// Entries fetched at a time when a directory is listed.
@@ -90,7 +89,7 @@ impl Volume {
         }
         let cache = open_cache(env, &config.cache, &format, cipher.clone())?;
         let settings = chunk_config(&config, &format)?;
-        let chunks = ChunkStore::with_cipher(env.clone(), store.clone(), cache.clone(), settings, cipher);
+        let chunks = ChunkStore::with_cipher(env.clone(), store.clone(), cache.clone(), settings, cipher.clone());
         let meta = open_meta(env, engine, &config).await?;
         if !config.client.read_only {
             meta.start_session(session::info(env, &config.client.mountpoint)).await?;
@@ -117,7 +116,7 @@ impl Volume {
             },
             control: Some(Arc::new(control)),
         };
-        let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config, &format));
+        let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config));
         _ = sources.vfs.set(Arc::downgrade(&vfs));
         let volume = Volume {
             config,
@@ -131,7 +130,7 @@ impl Volume {
             exporter,
             tasks: TaskSet::new(env.clone()),
         };
-        volume.follow_setting(env, dials, base);
+        volume.follow_setting(env, dials, Followed { base, cipher });
         volume.follow_usage(sources.usage);
         crate::memory::follow(env, &volume.tasks, &volume.chunks);
         Ok(volume)
@@ -139,7 +138,7 @@ impl Volume {
 
     /// Applies what may change while mounted. Policy (trash, limits) is metadata's own; bandwidth,
     /// the bucket and its keys are turned here.
-    fn follow_setting(&self, env: &Env, dials: Dials, base: Arc<Swappable>) {
+    fn follow_setting(&self, env: &Env, dials: Dials, store: Followed) {
         let (mut state, tasks) = (self.upkeep.state(), self.tasks.clone());
         let (env, storage, mut known) = (env.clone(), self.config.storage.clone(), self.format.clone());
         self.tasks.spawn(async move {
@@ -156,7 +155,7 @@ impl Volume {
                     download_bytes_per_sec = down,
                     "the volume's setting changed"
                 );
-                match follow_store(&env, &base, &known, &stored, &storage).await {
+                match follow_store(&env, &store, &known, &stored, &storage).await {
                     Ok(format) => known = format,
                     Err(e) => tracing::error!(
                         error = %e,
@@ -239,17 +238,17 @@ impl Volume {
     }
 }
 
-/// Lets `base` follow the setting; the new one with secrets in the clear.
+/// Lets `store` follow the setting; the new one with secrets in the clear.
 async fn follow_store(
     env: &Env,
-    base: &Swappable,
+    store: &Followed,
     known: &Format,
     stored: &Format,
     storage: &Storage,
 ) -> Result<Arc<Format>> {
     let format = crate::admin::opened(stored)?;
-    if storage::follow(env, base, (known, &format), storage).await? {
-        tracing::info!(bucket = %base.describe(), "bucket or keys of the volume changed: this client uses the new ones");
+    if store.follow(env, (known, &format), storage).await? {
+        tracing::info!(bucket = %store.base.describe(), "bucket or keys of the volume changed: this client uses the new ones");
     }
     Ok(Arc::new(format))
 }
@@ -302,23 +301,23 @@ pub(crate) fn chunk_config(config: &Config, format: &Format) -> Result<cairn_chu
         key_layout: format.key_layout(),
         buffer_bytes: config.data.buffer_bytes,
         prefetch: config.data.prefetch,
-        max_readahead: readahead(config, format).1,
+        max_readahead: readahead(config).1,
         cache_full_blocks: config.cache.keep_written,
     })
 }
 
 /// Read-ahead of one reader and of all, bytes.
-fn readahead(config: &Config, format: &Format) -> (u64, u64) {
+fn readahead(config: &Config) -> (u64, u64) {
     let total = config.data.buffer_bytes / 100 * READAHEAD_PERCENT;
     let one = match config.data.max_readahead_bytes {
-        0 => READAHEAD_BLOCKS * u64::from(format.block_bytes()),
+        0 => total,
         set => set,
     };
     (one.min(total), total)
 }
 
-fn vfs_config(config: &Config, format: &Format) -> cairn_vfs::Config {
-    let (one, total) = readahead(config, format);
+fn vfs_config(config: &Config) -> cairn_vfs::Config {
+    let (one, total) = readahead(config);
     cairn_vfs::Config {
         readahead_max_bytes: one,
         readahead_total_bytes: total,

@@ -180,8 +180,8 @@ pub(crate) struct MountArgs {
     /// What is verified of a cached block: none, full, shrink or extend
     #[arg(long, default_value = "extend", help_heading = "Data cache options")]
     verify_cache_checksum: ChecksumLevel,
-    /// Who leaves a full cache: none, 2-random or lru
-    #[arg(long, default_value = "2-random", help_heading = "Data cache options")]
+    /// Who leaves a full cache: none, s3-fifo, 2-random or lru
+    #[arg(long, default_value = "s3-fifo", help_heading = "Data cache options")]
     cache_eviction: Eviction,
 
     /// Address of the metrics page; empty: none

@@ -18,6 +18,7 @@ mod config;
 mod dir;
 mod disk;
 mod error;
+mod fifo;
 mod index;
 mod memory;
 mod ring;

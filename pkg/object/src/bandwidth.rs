@@ -19,7 +19,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
 
-use crate::{ObjectInfo, ObjectStore, Payload, Result};
+use crate::{ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 const CELL_BYTES: u64 = 1024;
 /// What may pass at once after a pause: so much time's worth.
@@ -150,6 +150,18 @@ impl ObjectStore for Limited {
         let bytes = self.inner.get(key, range).await?;
         self.down.pay(bytes.len() as u64, self.bandwidth.rates().download).await;
         Ok(bytes)
+    }
+
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        let rate = self.bandwidth.rates().download;
+        if rate == 0 {
+            return self.inner.get_into(key, range, sink).await;
+        }
+        // It pays before its caller sees it, so it comes in one piece.
+        let bytes = self.get(key, range).await?;
+        sink.begin();
+        sink.push(&bytes);
+        Ok(bytes.len() as u64)
     }
 
     async fn put(&self, key: &str, body: Payload) -> Result<()> {

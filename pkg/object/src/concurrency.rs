@@ -10,7 +10,7 @@ use cairn_env::Budget;
 use futures::stream::BoxStream;
 
 use crate::metrics::Metrics;
-use crate::{ObjectInfo, ObjectStore, Payload, Result};
+use crate::{ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 /// Holds puts and gets back until a permit is free. Small calls (head, delete, list) pass.
 #[derive(Debug)]
@@ -41,6 +41,11 @@ impl ObjectStore for Concurrent {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
         let _permit = self.downloads.acquire(1).await;
         self.inner.get(key, range).await
+    }
+
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        let _permit = self.downloads.acquire(1).await;
+        self.inner.get_into(key, range, sink).await
     }
 
     async fn put(&self, key: &str, body: Payload) -> Result<()> {

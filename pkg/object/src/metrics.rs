@@ -19,7 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::{ObjectInfo, ObjectStore, Payload, Result};
+use crate::{ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 const REQUEST_DURATIONS: &str = "object_request_durations_histogram_seconds";
 const REQUEST_ERRORS: &str = "object_request_errors";
@@ -153,6 +153,12 @@ impl ObjectStore for Metered {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
         let bytes = self.count("GET", key, self.inner.get(key, range)).await?;
         self.metrics.add_bytes("GET", bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        let bytes = self.count("GET", key, self.inner.get_into(key, range, sink)).await?;
+        self.metrics.add_bytes("GET", bytes);
         Ok(bytes)
     }
 

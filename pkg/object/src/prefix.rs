@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 /// Puts `prefix` in front of every key on the way down and takes it off on the way up.
 #[derive(Debug)]
@@ -58,6 +58,10 @@ impl ObjectStore for Prefixed {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
         self.inner.get(&self.full(key), range).await.map_err(|e| self.strip_error(e))
+    }
+
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        self.inner.get_into(&self.full(key), range, sink).await.map_err(|e| self.strip_error(e))
     }
 
     async fn put(&self, key: &str, body: Payload) -> Result<()> {

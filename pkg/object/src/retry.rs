@@ -21,7 +21,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 
-use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 use outage::{Outage, Waiting};
 
@@ -153,6 +153,10 @@ impl ObjectStore for Retrying {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
         self.persist("get", key, || self.inner.get(key, range.clone())).await
+    }
+
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        self.persist("get", key, || self.inner.get_into(key, range.clone(), sink)).await
     }
 
     async fn put(&self, key: &str, body: Payload) -> Result<()> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, Peekable};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 /// Several stores that look like one.
 #[derive(Debug)]
@@ -79,6 +79,10 @@ impl ObjectStore for Sharded {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
         self.of(key).get(key, range).await
+    }
+
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        self.of(key).get_into(key, range, sink).await
     }
 
     async fn put(&self, key: &str, body: Payload) -> Result<()> {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use cairn_chunk::ChunkStore;
-use cairn_env::{Budget, Env, TaskSet};
+use cairn_env::{Env, TaskSet};
 use cairn_meta::{Durability, Error as MetaError, Meta, NewSlice};
 use cairn_types::{Attr, Ino, SliceId, Timestamp};
 use futures::future::{BoxFuture, join_all};
@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use crate::file::{File, FileTable, State};
 use crate::flusher::Flusher;
 use crate::pending::{Slot, Upload};
+use crate::readahead::Lender;
 use crate::{Config, Error, Result};
 
 /// Slices named by one transaction at most.
@@ -37,7 +38,7 @@ pub(crate) struct Core {
     pub(crate) files: FileTable,
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
-    pub(crate) ahead: Budget,
+    pub(crate) ahead: Arc<Lender>,
     /// Counts changes of files open here: attributes asked for before one are old after it.
     generation: AtomicU64,
     /// Changes committed so far, and how many of them the engine's disk is known to hold.
@@ -49,7 +50,7 @@ impl Core {
     pub(crate) fn new(env: Env, meta: Arc<Meta>, chunk: Arc<ChunkStore>, config: Config) -> Core {
         Core {
             tasks: TaskSet::new(env.clone()),
-            ahead: Budget::new(config.readahead_total_bytes),
+            ahead: Lender::new(config.readahead_total_bytes),
             env,
             meta,
             chunk,

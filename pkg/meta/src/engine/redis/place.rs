@@ -158,7 +158,9 @@ impl Place {
                 }
                 "route-read" if value.is_empty() || value == "master" => {}
                 "route-read" => {
-                    return Err(refused("route-read is not in this release: every answer comes from the master".into()));
+                    return Err(refused(
+                        "route-read is not in this release: every answer comes from the master".into(),
+                    ));
                 }
                 "tls-server-name" => {
                     return Err(refused(
