@@ -79,6 +79,11 @@ impl ChunkStore {
         pieces.map(|pieces| join(&pieces))
     }
 
+    /// Does the cache hold all of this range, in memory or on disk?
+    pub fn is_cached(&self, slice: SliceRef, off: u32, len: u32) -> bool {
+        self.spans(slice, off, len).is_ok_and(|spans| spans.iter().all(|(key, _)| self.cache().contains(*key)))
+    }
+
     fn spans(&self, slice: SliceRef, off: u32, len: u32) -> Result<Vec<(BlockKey, Range<u32>)>> {
         if u64::from(off) + u64::from(len) > u64::from(slice.size) {
             return Err(Error::OutOfSlice { slice, off, len });

@@ -96,12 +96,16 @@ impl Patch {
         self.pieces.range(..end).next_back().is_some_and(|(at, piece)| at + piece.len > start)
     }
 
-    /// Bytes written in a row that end at `pos`.
-    pub fn run_before(&self, pos: u32) -> u32 {
-        match self.pieces.range(..pos).next_back() {
-            Some((at, piece)) if at + piece.len == pos => piece.len,
-            _ => 0,
+    /// Are at least `bytes` that end at `pos` there, without a gap?
+    pub fn has_run_before(&self, pos: u32, bytes: u32) -> bool {
+        let mut start = pos;
+        for (at, piece) in self.pieces.range(..pos).rev() {
+            if at + piece.len != start || pos - start >= bytes {
+                break;
+            }
+            start = *at;
         }
+        pos - start >= bytes
     }
 
     /// End of the last byte it shows.
@@ -164,16 +168,21 @@ impl Loose {
         self.pieces.iter().map(|piece| piece.len() as u32).sum()
     }
 
+    /// Other bytes in the same room.
+    pub fn with(&self, pieces: Vec<Bytes>) -> Loose {
+        Loose { pieces, room: self.room.clone() }
+    }
+
     /// Nothing in it.
     pub fn is_empty(&self) -> bool {
         self.pieces.iter().all(Bytes::is_empty)
     }
 }
 
-impl From<Vec<Bytes>> for Loose {
-    /// Bytes that lie in memory anyway and are paid for by nobody here.
-    fn from(pieces: Vec<Bytes>) -> Loose {
-        Loose { pieces, room: vec![] }
+impl From<Reservation> for Loose {
+    /// No bytes yet, but room to keep some: see [`Loose::with`].
+    fn from(room: Reservation) -> Loose {
+        Loose { pieces: vec![], room: vec![Arc::new(room.into_permit())] }
     }
 }
 

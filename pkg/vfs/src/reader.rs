@@ -15,7 +15,7 @@ use crate::commit::Core;
 use crate::file::File;
 use crate::handle::FileHandle;
 use crate::pending::Upload;
-use crate::ranges::{self, Piece, Run, Source};
+use crate::ranges::{self, Piece, Run, RunBytes, Source};
 use crate::{Error, Result};
 
 /// Pause before a failed read is tried again: the first, and what each further one adds.
@@ -108,10 +108,13 @@ impl Core {
         Ok(Some(self.meta.slices(file.ino, index).await?))
     }
 
-    async fn fetch(&self, piece: &Piece) -> Result<Bytes> {
+    pub(crate) async fn fetch(&self, piece: &Piece) -> Result<Bytes> {
         match &piece.source {
             Source::Hole => Ok(zeros(piece.len)),
-            Source::Dirty(upload, off) => self.fetch_dirty(upload, *off, piece.len).await,
+            Source::Dirty(RunBytes::Here(bytes), off) => Ok(bytes.slice(*off as usize..(*off + piece.len) as usize)),
+            Source::Dirty(RunBytes::Slice(upload, start), off) => {
+                self.fetch_dirty(upload, start + off, piece.len).await
+            }
             Source::Stored(slice, off) => {
                 if let Some(bytes) = self.chunk.read_now(*slice, *off, piece.len) {
                     return Ok(bytes);

@@ -40,7 +40,11 @@ fn writes_in_a_row_are_one_piece() {
     for i in 0..50 {
         write(&mut patch, 1000 + i * 100, &[i as u8; 100]);
     }
-    assert_eq!((patch.pieces(), patch.run_before(6000), patch.run_before(5999), patch.end()), (1, 5000, 0, 6000));
+    assert_eq!((patch.pieces(), patch.end()), (1, 6000));
+    assert!(patch.has_run_before(6000, 5000) && !patch.has_run_before(6000, 5001) && !patch.has_run_before(5999, 1));
+    write(&mut patch, 0, &[1; 10]);
+    write(&mut patch, 6000, &[2; 10]);
+    assert!(patch.has_run_before(6010, 5010), "over several pieces too");
 }
 
 #[test]
