@@ -14,7 +14,7 @@ use cairn_jobs::Upkeep;
 use cairn_meta::txn::Engine;
 use cairn_meta::{Cred, Meta, NewNode, StatFs};
 use cairn_object::{Dials, ObjectStore};
-use cairn_types::{FileType, Format, Ino};
+use cairn_types::{Compression, FileType, Format, Ino};
 use cairn_vfs::{Parts, Vfs};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -31,6 +31,10 @@ use crate::{Error, Result, metrics, session, storage};
 const READAHEAD_BLOCKS: u64 = 8;
 /// Share of the buffer that read-ahead of all readers may use.
 const READAHEAD_PERCENT: u64 = 80;
+/// A pack, at most.
+const PACK_BYTES: u32 = 4 << 20;
+/// A pack of a compressed volume, at most: a reader of one page fetches all of it.
+const WHOLE_PACK_BYTES: u32 = 1 << 20;
 /// Entries fetched at a time when a directory is listed.
 const READDIR_PAGE: usize = 1000;
 
@@ -292,6 +296,14 @@ fn readahead(config: &Config, format: &Format) -> (u64, u64) {
     (one.min(total), total)
 }
 
+/// Small writes share at most one block; where a part cannot be read without the whole, at most
+/// [`WHOLE_PACK_BYTES`].
+fn pack_bytes(config: &Config, format: &Format) -> u32 {
+    let parts_are_readable = matches!(format.compression(), Ok(Compression::None)) && format.encrypt_key.is_empty();
+    let most = if parts_are_readable { PACK_BYTES } else { WHOLE_PACK_BYTES };
+    if config.data.packs { format.block_bytes().min(most) } else { 0 }
+}
+
 fn vfs_config(config: &Config, format: &Format) -> cairn_vfs::Config {
     let (one, total) = readahead(config, format);
     cairn_vfs::Config {
@@ -300,6 +312,7 @@ fn vfs_config(config: &Config, format: &Format) -> cairn_vfs::Config {
         flush_age: Duration::from_secs(5),
         flush_idle: Duration::from_secs(1),
         reupload_age: Duration::from_secs(30 * 60),
+        pack_bytes: pack_bytes(config, format),
         read_retries: 3,
         readdir_page: READDIR_PAGE,
         hide_internal: config.internal.hide,
