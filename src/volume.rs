@@ -15,7 +15,7 @@ use cairn_jobs::Upkeep;
 use cairn_meta::txn::Engine;
 use cairn_meta::{Cred, Meta, NewNode, StatFs};
 use cairn_object::{Dials, ObjectStore};
-use cairn_types::{FileType, Format, Ino};
+use cairn_types::{Compression, FileType, Format, Ino};
 use cairn_vfs::{Parts, Vfs};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -33,6 +33,10 @@ use crate::{Error, Result, keys, metrics, session, storage};
 const READAHEAD_PERCENT: u64 = 40;
 /// Behind the UUID, names the cache folder of an encrypted volume.
 const SEALED_SUFFIX: &str = ".sealed";
+/// A pack, at most.
+const PACK_BYTES: u32 = 4 << 20;
+/// A pack of a compressed volume, at most: a reader of one page fetches all of it.
+const WHOLE_PACK_BYTES: u32 = 1 << 20;
 /// Entries fetched at a time when a directory is listed.
 const READDIR_PAGE: usize = 1000;
 
@@ -116,7 +120,7 @@ impl Volume {
             },
             control: Some(Arc::new(control)),
         };
-        let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config));
+        let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config, &format));
         _ = sources.vfs.set(Arc::downgrade(&vfs));
         let volume = Volume {
             config,
@@ -316,7 +320,15 @@ fn readahead(config: &Config) -> (u64, u64) {
     (one.min(total), total)
 }
 
-fn vfs_config(config: &Config) -> cairn_vfs::Config {
+/// Small writes share at most one block; where a part cannot be read without the whole, at most
+/// [`WHOLE_PACK_BYTES`].
+fn pack_bytes(config: &Config, format: &Format) -> u32 {
+    let parts_are_readable = matches!(format.compression(), Ok(Compression::None)) && format.encrypt_key.is_empty();
+    let most = if parts_are_readable { PACK_BYTES } else { WHOLE_PACK_BYTES };
+    if config.data.packs { format.block_bytes().min(most) } else { 0 }
+}
+
+fn vfs_config(config: &Config, format: &Format) -> cairn_vfs::Config {
     let (one, total) = readahead(config);
     cairn_vfs::Config {
         readahead_max_bytes: one,
@@ -324,6 +336,7 @@ fn vfs_config(config: &Config) -> cairn_vfs::Config {
         flush_age: Duration::from_secs(5),
         flush_idle: Duration::from_secs(1),
         reupload_age: Duration::from_secs(30 * 60),
+        pack_bytes: pack_bytes(config, format),
         read_retries: 3,
         readdir_page: READDIR_PAGE,
         hide_internal: config.internal.hide,

@@ -158,6 +158,9 @@ pub(crate) struct MountArgs {
     /// Blocks fetched whole behind random reads; 0: none
     #[arg(long, default_value_t = 1, help_heading = "Data cache options")]
     prefetch: u32,
+    /// Store each small write in an object of its own
+    #[arg(long, help_heading = "Data cache options")]
+    no_packs: bool,
     /// Cache directories, separated by colons; `/data*/cache` stands for one below each match;
     /// `memory` for none
     #[arg(long, value_name = "DIR[:DIR]", help_heading = "Data cache options")]
@@ -249,6 +252,7 @@ impl MountArgs {
                 buffer_bytes: self.buffer_size,
                 prefetch: self.prefetch,
                 max_readahead_bytes: self.max_readahead,
+                packs: !self.no_packs,
             },
             jobs: Jobs { no_bgjob: self.no_bgjob, max_deletes: self.max_deletes },
             internal: Internal { hide: self.hide_internal, prefix: self.prefix_internal, labels: self.labels()? },

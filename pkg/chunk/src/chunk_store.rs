@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::fetch::{Fetching, INLINE_CODEC_BYTES};
 use crate::pool::Pool;
 use crate::stats::{Counters, add};
-use crate::{ChunkStats, Codec, Config, Error, Reservation, Result, SliceWriter};
+use crate::{ChunkStats, Codec, Config, Error, Loose, Reservation, Result, SliceWriter};
 
 /// Blocks of one slice deleted or looked at together.
 const BLOCKS_AT_ONCE: usize = 16;
@@ -156,6 +156,12 @@ impl ChunkStore {
     /// A new slice. The id is in the name of its first upload, so it must be taken for good already.
     pub fn writer(self: &Arc<Self>, id: SliceId) -> SliceWriter {
         SliceWriter::new(self.clone(), id)
+    }
+
+    /// A slice of bytes gathered elsewhere, one after the other: several records will point into it.
+    /// It takes no more; its blocks leave with [`SliceWriter::finish`].
+    pub fn pack(self: &Arc<Self>, id: SliceId, loose: impl IntoIterator<Item = Loose>) -> SliceWriter {
+        SliceWriter::sealed(self.clone(), id, loose)
     }
 
     /// Its blocks, in order.

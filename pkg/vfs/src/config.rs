@@ -20,6 +20,8 @@ pub struct Config {
     /// A stored slice that could not be committed for this long is uploaded again (30 min), since
     /// garbage collection elsewhere may delete it after an hour.
     pub reupload_age: Duration,
+    /// Small writes share slices (packs) of at most so many bytes; 0: every run is a slice of its own.
+    pub pack_bytes: u32,
     /// How often a read refreshes the slice list and tries again before it fails.
     pub read_retries: u32,
     /// Entries fetched from metadata at a time when a directory is listed.

@@ -16,7 +16,7 @@ use crate::commit::Core;
 use crate::file::File;
 use crate::handle::FileHandle;
 use crate::pending::Upload;
-use crate::ranges::{self, Piece, Run, Source};
+use crate::ranges::{self, Piece, Run, RunBytes, Source};
 use crate::{Error, Result};
 
 /// A first read this near to the end of a file looks for its index,
@@ -140,10 +140,13 @@ impl Core {
         Ok(Some(self.meta.slices(file.ino, index).await?))
     }
 
-    async fn fetch(&self, piece: &Piece) -> Result<Bytes> {
+    pub(crate) async fn fetch(&self, piece: &Piece) -> Result<Bytes> {
         match &piece.source {
             Source::Hole => Ok(zeros(piece.len)),
-            Source::Dirty(upload, off) => self.fetch_dirty(upload, *off, piece.len).await,
+            Source::Dirty(RunBytes::Here(bytes), off) => Ok(bytes.slice(*off as usize..(*off + piece.len) as usize)),
+            Source::Dirty(RunBytes::Slice(upload, start), off) => {
+                self.fetch_dirty(upload, start + off, piece.len).await
+            }
             Source::Stored(slice, off) => {
                 if let Some(bytes) = self.chunk.read_now(*slice, *off, piece.len) {
                     return Ok(bytes);
