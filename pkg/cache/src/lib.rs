@@ -18,6 +18,7 @@ mod dir;
 mod disk;
 mod error;
 mod index;
+pub mod journal;
 mod memory;
 mod ring;
 mod room;
