@@ -20,6 +20,7 @@ mod disk;
 mod error;
 mod fifo;
 mod index;
+pub mod journal;
 mod memory;
 mod ring;
 mod room;
