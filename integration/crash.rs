@@ -26,11 +26,11 @@ const PIECES: u64 = 16;
 
 #[test]
 fn what_was_fsynced_survives_kill_9() {
-    for_seeds(Duration::from_secs(20), |seed| survive_some_deaths(seed, 3));
+    for_seeds(Duration::from_secs(20), |seed| survive_some_deaths(&Volume::new(&["--compress", "lz4"]), seed, 3));
 }
 
-fn survive_some_deaths(seed: u64, deaths: u64) {
-    let volume = Volume::new(&["--compress", "lz4"]);
+/// Kills a mount of an empty volume so many times, and looks after each.
+pub(crate) fn survive_some_deaths(volume: &Volume, seed: u64, deaths: u64) {
     let mut chance = Chance::new(seed);
     let manifest = Manifest::default();
     for death in 0..deaths {
@@ -52,7 +52,7 @@ fn survive_some_deaths(seed: u64, deaths: u64) {
     manifest.verify(mounted.root());
     mounted.unmount();
     volume.fsck_is_clean();
-    collect(&volume);
+    collect(volume);
     let mounted = volume.mount(&["--read-only"]);
     manifest.verify(mounted.root());
     mounted.unmount();
