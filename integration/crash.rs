@@ -84,7 +84,8 @@ fn what_a_killed_put_left_behind_is_collected_after_an_hour() {
     let left = |name: &str, hours: u64| {
         let path = folder.join(name);
         fs::write(&path, "part of a block").expect("the store is ours");
-        let then = std::time::SystemTime::now() - Duration::from_secs(hours * 3600 + 60);
+        let now = path.metadata().and_then(|m| m.modified()).expect("it was just made");
+        let then = now - Duration::from_secs(hours * 3600 + 60);
         File::options().write(true).open(&path).and_then(|f| f.set_modified(then)).expect("its time can be set");
         path
     };
