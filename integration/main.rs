@@ -9,6 +9,8 @@ mod compat;
 mod crash;
 mod encryption;
 mod faults;
+#[path = "fuzzing.rs"]
+mod fuzz;
 mod model;
 mod mount;
 mod posix;
