@@ -17,7 +17,7 @@ pub(crate) fn cipher() -> &'static Arc<Cipher> {
     static CIPHER: OnceLock<Arc<Cipher>> = OnceLock::new();
     CIPHER.get_or_init(|| {
         let key = PrivateKey::from_pem(PEM, &Passphrase::default()).expect("a sound key");
-        let chance = Arc::new(|bytes: &mut [u8]| (1..).zip(bytes).for_each(|(i, b)| *b = i));
+        let chance = Arc::new(|bytes: &mut [u8]| (1usize..).zip(bytes).for_each(|(i, b)| *b = i as u8));
         Arc::new(Cipher::new(key, Algorithm::Aes256Gcm, chance).expect("large enough"))
     })
 }
