@@ -10,6 +10,8 @@ mod crash;
 mod encryption;
 mod engines;
 mod faults;
+#[path = "fuzzing.rs"]
+mod fuzz;
 mod model;
 mod mount;
 mod posix;
