@@ -66,8 +66,9 @@ bench: ## each row beside its floor, measured in the same run: ROWS="write read 
 	@integration/tools/setup bench
 	cargo bench --bench bench -- $(ROWS)
 
-fuzz: ## not there yet
-	@echo "fuzzing is not set up yet: decoders are covered by property tests ('make quick')"
+fuzz: ## every decoder fed with mutated bytes, guided by coverage: SEED=n SECS=n
+	@integration/tools/setup build
+	@integration/tools/fuzz $(SECS) $(SEED)
 
 doc: ## the documentation of every crate
 	cargo doc --workspace --no-deps

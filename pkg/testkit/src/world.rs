@@ -369,6 +369,7 @@ fn vfs_config() -> cairn_vfs::Config {
         flush_age: Duration::from_secs(5),
         flush_idle: Duration::from_secs(1),
         reupload_age: Duration::from_secs(1800),
+        pack_bytes: 65_536,
         read_retries: 3,
         readdir_page: 5,
         hide_internal: false,
