@@ -137,6 +137,3 @@ fn trouble(e: &sqlx::Error) -> Trouble {
         number => Trouble::Other(format!("{words} ({number})")),
     }
 }
-
-#[cfg(test)]
-mod tests;

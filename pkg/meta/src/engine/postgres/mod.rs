@@ -153,6 +153,3 @@ fn trouble(e: &sqlx::Error) -> Trouble {
         code => Trouble::Other(format!("{words} ({code})")),
     }
 }
-
-#[cfg(test)]
-mod tests;

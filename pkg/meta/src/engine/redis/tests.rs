@@ -2,6 +2,7 @@ mod faults;
 mod proxy;
 mod server;
 mod together;
+mod topologies;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -357,3 +357,6 @@ fn fail(action: &'static str, trouble: &Trouble) -> Error {
         trouble => Error::engine(action, trouble.words()),
     }
 }
+
+#[cfg(test)]
+mod tests;
