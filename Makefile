@@ -52,9 +52,9 @@ posix: ## the outside suites, whole
 	@integration/tools/setup test
 	CAIRN_WHOLE=1 cargo test --test integration -- posix:: --test-threads=1 --nocapture
 
-crash: ## kill -9 at random moments, whole
+crash: ## kill -9 and power cuts at random moments, whole: SEED=n SECS=n
 	@integration/tools/setup test
-	CAIRN_SECS=$(SECS) cargo test --test integration -- crash:: --test-threads=1 --nocapture
+	CAIRN_WHOLE=1 CAIRN_SEED=$(SEED) CAIRN_SECS=$(SECS) cargo test --test integration -- crash:: --test-threads=1 --nocapture
 
 bench: ## each row beside its floor, measured in the same run: ROWS="write read names listing start memory"
 	@integration/tools/setup build

@@ -27,7 +27,7 @@ const WITHOUT_LOG_FLUSH: u32 = 2;
 
 #[test]
 fn what_was_fsynced_survives_a_power_cut() {
-    let whole = std::env::var_os("CAIRN_WHOLE").is_some();
+    let whole = env_number("CAIRN_WHOLE").is_some_and(|n| n > 0);
     let seed = env_number("CAIRN_SEED").unwrap_or(1);
     let cuts = if whole { CUTS.1 } else { CUTS.0 };
     for volume in 0..cuts.div_ceil(CUTS_OF_A_VOLUME) {
