@@ -43,7 +43,7 @@ fn survive_some_cuts(seed: u64, cuts: u64) {
     let manifest = Manifest::default();
     for cut in 0..cuts {
         // One order each, whichever comes first.
-        one_cut(&mut place, &manifest, &mut chance, (seed, cut), (seed + cut) % 2 == 0);
+        one_cut(&mut place, &manifest, &mut chance, (seed, cut), (seed + cut).is_multiple_of(2));
         let mounted = place.mount();
         manifest.verify(mounted.root());
         mounted.unmount();
