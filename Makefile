@@ -52,9 +52,9 @@ posix: ## the outside suites, whole
 	@integration/tools/setup test
 	CAIRN_WHOLE=1 cargo test --test integration -- posix:: --test-threads=1 --nocapture
 
-crash: ## kill -9 at random moments, whole
+crash: ## kill -9 and power cuts at random moments, whole: SEED=n SECS=n
 	@integration/tools/setup test
-	CAIRN_SECS=$(SECS) cargo test --test integration -- crash:: --test-threads=1 --nocapture
+	CAIRN_WHOLE=1 CAIRN_SEED=$(SEED) CAIRN_SECS=$(SECS) cargo test --test integration -- crash:: --test-threads=1 --nocapture
 
 engines: ## every engine on its real server, whole, with its round trips
 	@integration/tools/setup test
