@@ -56,7 +56,7 @@ crash: ## kill -9 at random moments, whole
 	@integration/tools/setup test
 	CAIRN_SECS=$(SECS) cargo test --test integration -- crash:: --test-threads=1 --nocapture
 
-bench: ## each row beside its floor, measured in the same run: ROWS="write read names listing start memory"
+bench: ## each row beside its floor, measured in the same run: ROWS="write read encryption names listing start memory"
 	@integration/tools/setup build
 	cargo bench --bench bench -- $(ROWS)
 
