@@ -8,6 +8,7 @@ mod arrows;
 mod compat;
 mod crash;
 mod encryption;
+mod engines;
 mod faults;
 #[path = "fuzzing.rs"]
 mod fuzz;

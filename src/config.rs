@@ -108,8 +108,12 @@ pub struct Data {
     pub buffer_bytes: u64,
     /// Blocks that a random read may fetch whole. Default 1.
     pub prefetch: u32,
-    /// Read ahead of one sequential reader, bytes; 0: eight blocks.
+    /// Read ahead of one sequential reader at most, bytes; 0: as much as is worth while, within 40 % of the
+    /// buffer for all readers.
     pub max_readahead_bytes: u64,
+    /// Small writes share objects. Default: yes. Without it each run of a random write is an object of
+    /// its own: more requests, no dead bytes.
+    pub packs: bool,
 }
 
 /// Work nobody waits for.
@@ -169,11 +173,11 @@ impl Config {
                 disk_items: 0,
                 free_space_ratio: 0.1,
                 checksum: ChecksumLevel::Extend,
-                eviction: Eviction::TwoRandom,
+                eviction: Eviction::default(),
                 file_mode: 0o600,
                 keep_written: false,
             },
-            data: Data { buffer_bytes: 300 * MIB, prefetch: 1, max_readahead_bytes: 0 },
+            data: Data { buffer_bytes: 300 * MIB, prefetch: 1, max_readahead_bytes: 0, packs: true },
             jobs: Jobs { no_bgjob: false, max_deletes: 10 },
             internal: Internal::default(),
         }

@@ -92,6 +92,11 @@ impl BlockCache {
         self.memory.contains(key) || self.disk.contains(key)
     }
 
+    /// Is what [`BlockCache::contains`] denies really absent? Not before each directory was scanned once.
+    pub fn is_indexed(&self) -> bool {
+        self.disk.is_indexed()
+    }
+
     /// Forgets a block; its file goes in the background.
     pub fn remove(&self, key: BlockKey) {
         self.memory.remove(key);
@@ -106,12 +111,6 @@ impl BlockCache {
     /// Is there a place where a block that is put now may be found later?
     pub fn keeps_blocks(&self) -> bool {
         self.memory_bytes_max > 0 || self.disk.is_usable()
-    }
-
-    /// Bytes of blocks put in one go that are sure to be found a moment later: half of the memory (the
-    /// other half is for what is read again and again), and the disks' queue.
-    pub fn newcomer_bytes(&self) -> u64 {
-        self.memory_bytes_max / 2 + self.disk.queue_bytes_max()
     }
 
     /// Counters, and what is held now.

@@ -121,6 +121,11 @@ impl Dir {
         !self.is_out() && (!self.scanned.load(Acquire) || self.index.lock().contains(key))
     }
 
+    /// Has a scan seen everything?
+    pub(crate) fn is_scanned(&self) -> bool {
+        self.scanned.load(Acquire)
+    }
+
     /// Is the block known to be here? Never waits.
     pub(crate) fn contains(&self, key: BlockKey) -> bool {
         !self.is_out() && self.index.lock().contains(key)
@@ -136,7 +141,10 @@ impl Dir {
     pub(crate) fn read_now(&self, key: BlockKey, range: Range<u32>) -> Option<Bytes> {
         let file = self.open_files.get(&key)?;
         let bytes = file.read_nowait(range, self.rules.checksum)?.ok()?;
-        self.index.lock().touch(key, self.now_micros());
+        let now = self.now_micros();
+        if file.is_news(now) {
+            self.index.lock().touch(key, now);
+        }
         Some(bytes)
     }
 
@@ -347,6 +355,21 @@ impl Dir {
         if self.failures.fetch_add(1, Relaxed) + 1 >= FAILURES_MAX {
             self.take_out(&format!("{action}: {e}"));
         }
+    }
+
+    /// Is the directory that was taken out the same as ever, and does it work again? If so it is in use
+    /// from now on, and what it holds is found out anew.
+    pub(crate) fn revive(&self) -> bool {
+        let is_back = home::read_lock(&self.path).is_ok_and(|lock| lock.as_deref() == Some(&self.lock))
+            && home::probe(&self.path, self.rules.file_mode).is_ok();
+        if is_back {
+            tracing::info!(dir = %self.path.display(), "cache directory works again");
+            self.failures.store(0, Relaxed);
+            self.scanned.store(false, Release);
+            self.told_full.store(false, Relaxed);
+            self.state.store(WRITABLE, Release);
+        }
+        is_back
     }
 
     /// Uses the directory no more, and says so once.

@@ -390,6 +390,55 @@ async fn a_directory_that_vanishes_is_taken_out_and_the_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_directory_that_works_again_comes_back_with_what_it_holds() {
+    let root = tempfile::tempdir().unwrap();
+    let dirs: Vec<_> = (0..2).map(|i| root.path().join(format!("d{i}"))).collect();
+    let cache = open(config(&dirs));
+    settle().await;
+    for id in 0..40 {
+        cache.put(key(id, 100), content(key(id, 100)));
+    }
+    settle().await;
+    let before = cache.stats().disk_blocks;
+    // Its disk is unmounted, and mounted again a while later.
+    fs::rename(&dirs[0], root.path().join("away")).unwrap();
+    for id in 40..80 {
+        cache.put(key(id, 100), content(key(id, 100)));
+        settle().await;
+    }
+    assert_eq!((cache.stats().dirs, cache.stats().dirs_failed), (1, 1));
+    fs::create_dir(&dirs[0]).unwrap();
+    Env::simulated(0).sleep(Duration::from_secs(130)).await;
+    assert_eq!(cache.stats().dirs, 1, "another folder in its place is not it");
+    fs::remove_dir(&dirs[0]).unwrap();
+    fs::rename(root.path().join("away"), &dirs[0]).unwrap();
+    Env::simulated(0).sleep(Duration::from_secs(130)).await;
+    assert_eq!(cache.stats().dirs, 2);
+    assert!(cache.stats().disk_blocks > before, "what it holds is known");
+    for id in 0..40 {
+        assert_eq!(whole(&cache, key(id, 100)).await, Some(content(key(id, 100))), "{id}");
+    }
+    cache.put(key(99, 100), content(key(99, 100)));
+    cache.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_was_right_is_verified_again_once_its_file_was_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = key(1, 4 * PIECE as u32);
+    filled(dir.path(), &[key]).await;
+    let cache = open(config(&[dir.path().into()]));
+    for _ in 0..3 {
+        assert_eq!(whole(&cache, key).await, Some(content(key)));
+        assert_eq!(cache.get(key, 5..50).await.unwrap(), content(key).slice(5..50));
+    }
+    flip(&path(dir.path(), key), 2 * PIECE as u64);
+    assert_eq!(cache.get(key, 5..50).await.unwrap(), content(key).slice(5..50), "this piece is right");
+    assert_eq!(cache.get(key, 2 * PIECE as u32 + 5..2 * PIECE as u32 + 50).await, None, "this one is not");
+    assert_eq!(cache.stats().damaged, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_path_that_cannot_be_a_directory_is_left_out() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("file"), "x").unwrap();

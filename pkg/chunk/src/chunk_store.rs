@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::fetch::{Fetching, INLINE_CODEC_BYTES};
 use crate::pool::Pool;
 use crate::stats::{Counters, add};
-use crate::{ChunkStats, Codec, Config, Error, Reservation, Result, SliceWriter};
+use crate::{ChunkStats, Codec, Config, Error, Loose, Reservation, Result, SliceWriter};
 
 /// Blocks of one slice deleted or looked at together.
 const BLOCKS_AT_ONCE: usize = 16;
@@ -66,7 +66,7 @@ impl ChunkStore {
         let pool = Pool::new(&config, &codec);
         let tasks = TaskSet::new(env.clone());
         trim_when_idle(&tasks, &pool);
-        Arc::new(ChunkStore {
+        let store = Arc::new(ChunkStore {
             fetching: Fetching::new(&config, &cache),
             runtime: Handle::current(),
             counters: Counters::default(),
@@ -77,7 +77,9 @@ impl ChunkStore {
             codec,
             pool,
             tasks,
-        })
+        });
+        rest_when_idle(&store);
+        store
     }
 
     /// What it was made with.
@@ -122,6 +124,11 @@ impl ChunkStore {
         self.tasks.spawn(task);
     }
 
+    /// Resolves once [`ChunkStore::close`] was called.
+    pub(crate) async fn stopping(&self) {
+        self.tasks.stopping().await;
+    }
+
     /// Room for one write of up to `bytes`; waits in line until there is.
     ///
     /// A write may touch one page more than its length needs, so this takes up to 64 KiB more; what is
@@ -149,6 +156,12 @@ impl ChunkStore {
     /// A new slice. The id is in the name of its first upload, so it must be taken for good already.
     pub fn writer(self: &Arc<Self>, id: SliceId) -> SliceWriter {
         SliceWriter::new(self.clone(), id)
+    }
+
+    /// A slice of bytes gathered elsewhere, one after the other: several records will point into it.
+    /// It takes no more; its blocks leave with [`SliceWriter::finish`].
+    pub fn pack(self: &Arc<Self>, id: SliceId, loose: impl IntoIterator<Item = Loose>) -> SliceWriter {
+        SliceWriter::sealed(self.clone(), id, loose)
     }
 
     /// Its blocks, in order.
@@ -223,6 +236,7 @@ impl ChunkStore {
     }
 
     async fn delete_block(&self, key: BlockKey) -> Result<()> {
+        self.fetching.forget(key);
         self.cache.remove(key);
         match self.object.delete(&self.object_key(key)).await {
             Err(source) if !source.is_not_found() => Err(Error::Store { key, source }),
@@ -271,7 +285,8 @@ impl ChunkStore {
             buffer_used_bytes,
             buffer_total_bytes,
             writers_waiting: self.pool.waiting(),
-            fetching_blocks: self.fetching.in_flight(),
+            fetching_blocks: self.fetching.in_flight().0,
+            ahead_blocks: self.fetching.in_flight().1,
             page_memory_bytes: self.pool.held(),
             ..self.counters.snapshot()
         }
@@ -288,6 +303,24 @@ impl std::fmt::Debug for ChunkStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChunkStore").field("object", &self.object).field("config", &self.config).finish()
     }
+}
+
+/// Gives back what was read ahead and left alone, and parts once a whole period has passed without one.
+fn rest_when_idle(store: &Arc<ChunkStore>) {
+    let (set, store) = (store.tasks.clone(), Arc::downgrade(store));
+    let tasks = set.clone();
+    tasks.spawn(async move {
+        let mut seen = 0;
+        while set.rest(IDLE_PERIOD).await {
+            let Some(store) = store.upgrade() else { return };
+            store.fetching.rest(store.env.instant());
+            let parts = store.counters.snapshot().range_gets;
+            if parts == seen {
+                store.fetching.clear_parts();
+            }
+            seen = parts;
+        }
+    });
 }
 
 /// Gives free pages back once a whole period has passed without a write.

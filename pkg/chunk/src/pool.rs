@@ -48,6 +48,12 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    pub(crate) fn into_permit(self) -> Permit {
+        self.0
+    }
+}
+
 impl Pool {
     pub(crate) fn new(config: &Config, codec: &Codec) -> Arc<Pool> {
         let total = config.buffer_total_bytes();

@@ -550,7 +550,13 @@ impl Meta {
         mtime: Option<Timestamp>,
         durability: Durability,
     ) -> Result<Committed> {
-        let done = self.run_durable(Commit { ino, slices, mtime }, durability).await?;
+        self.commit_as(Commit::new(ino, slices, mtime), durability).await
+    }
+
+    /// The same with all that a commit can say.
+    pub async fn commit_as(&self, commit: Commit, durability: Durability) -> Result<Committed> {
+        let ino = commit.ino;
+        let done = self.run_durable(commit, durability).await?;
         for &(index, _) in &done.counts {
             self.opens.drop_lists(ino, Some(index));
         }
