@@ -67,7 +67,7 @@ bench: ## each row beside its floor, measured in the same run: ROWS="write read 
 	cargo bench --bench bench -- $(ROWS)
 
 fuzz: ## every decoder fed with mutated bytes, guided by coverage: SEED=n SECS=n
-	@integration/tools/setup build
+	@integration/tools/setup fuzz
 	@integration/tools/fuzz $(SECS) $(SEED)
 
 doc: ## the documentation of every crate
