@@ -62,12 +62,12 @@ engines: ## every engine on its real server, whole, with its round trips
 	CAIRN_WHOLE=1 cargo test --test integration -- engines:: --test-threads=2 --show-output
 	cargo test --test integration -- compat:: --test-threads=2
 
-bench: ## each row beside its floor, measured in the same run: ROWS="write read names listing engines start memory"
+bench: ## each row beside its floor, measured in the same run: ROWS="write read encryption names listing engines start memory"
 	@integration/tools/setup bench
 	cargo bench --bench bench -- $(ROWS)
 
 fuzz: ## every decoder fed with mutated bytes, guided by coverage: SEED=n SECS=n
-	@integration/tools/setup build
+	@integration/tools/setup fuzz
 	@integration/tools/fuzz $(SECS) $(SEED)
 
 doc: ## the documentation of every crate
