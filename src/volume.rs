@@ -99,7 +99,9 @@ impl Volume {
             vfs: Arc::new(OnceLock::new()),
         };
         let exporter = metrics::exporter(&sources, &dials, &format, &config);
-        let control = Commands { meta: meta.clone(), upkeep: upkeep.clone() };
+        let tasks = TaskSet::new(env.clone());
+        let control =
+            Commands { meta: meta.clone(), upkeep: upkeep.clone(), chunks: chunks.clone(), tasks: tasks.clone() };
         let parts = Parts {
             stats: {
                 let e = exporter.clone();
@@ -113,18 +115,7 @@ impl Volume {
         };
         let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config));
         _ = sources.vfs.set(Arc::downgrade(&vfs));
-        let volume = Volume {
-            config,
-            format,
-            meta,
-            store,
-            cache,
-            chunks,
-            vfs,
-            upkeep,
-            exporter,
-            tasks: TaskSet::new(env.clone()),
-        };
+        let volume = Volume { config, format, meta, store, cache, chunks, vfs, upkeep, exporter, tasks };
         volume.follow_setting(dials);
         volume.follow_usage(sources.usage);
         crate::memory::follow(env, &volume.tasks, &volume.chunks);

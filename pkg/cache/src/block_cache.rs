@@ -75,6 +75,29 @@ impl BlockCache {
         self.disk.put(key, block);
     }
 
+    /// Keeps a whole block on disk, if there is one; waits for the queue instead of dropping it.
+    pub async fn put_surely(&self, key: BlockKey, block: Bytes) {
+        assert_eq!(block.len(), key.len as usize, "block {key} has another length");
+        self.disk.put_surely(key, block).await;
+    }
+
+    /// Is the block on disk or about to be, as far as is known? Without a disk: in memory. Never waits.
+    pub fn is_on_disk(&self, key: BlockKey) -> bool {
+        if self.disk.is_usable() { self.disk.contains(key) } else { self.memory.contains(key) }
+    }
+
+    /// Where the block is: a directory, or `memory`.
+    pub async fn locate(&self, key: BlockKey) -> Option<String> {
+        if !self.disk.is_usable() {
+            return self.memory.contains(key).then(|| "memory".to_owned());
+        }
+        if !self.is_indexed() && !self.disk.contains(key) {
+            // A look at one byte indexes it.
+            self.disk.get(key, 0..key.len.min(1)).await?;
+        }
+        self.disk.locate(key)
+    }
+
     /// Is the block here, as far as is known? Never waits. A block on disk that is not indexed yet
     /// counts as absent.
     pub fn contains(&self, key: BlockKey) -> bool {

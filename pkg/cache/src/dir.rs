@@ -93,6 +93,10 @@ impl Dir {
         })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The text its place on the ring is computed from.
     pub(crate) fn lock_text(&self) -> &str {
         &self.lock

@@ -148,6 +148,26 @@ impl Disk {
         }
     }
 
+    /// The same, but waits for the queue.
+    pub(crate) async fn put_surely(&self, key: BlockKey, block: Bytes) {
+        let Some(at) = self.owner(key).filter(|&at| self.dirs[at].is_writable()) else { return };
+        if self.contains(key) {
+            return;
+        }
+        let room = self.room.acquire(block.len() as u64).await;
+        let queue = self.queues[at].lock().clone();
+        let Some(queue) = queue else { return };
+        let Ok(place) = queue.reserve().await else { return };
+        self.waiting.lock().insert(key, block);
+        place.send(Job::Store(key, room));
+    }
+
+    /// The directory that has the block, or soon will.
+    pub(crate) fn locate(&self, key: BlockKey) -> Option<String> {
+        let at = self.owner(key).filter(|_| self.contains(key))?;
+        Some(self.dirs[at].path().display().to_string())
+    }
+
     /// Forgets a block at once; its file goes in the background.
     pub(crate) fn remove(&self, key: BlockKey) {
         self.waiting.lock().remove(&key);

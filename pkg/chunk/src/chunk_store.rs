@@ -210,8 +210,7 @@ impl ChunkStore {
     }
 
     async fn delete_block(&self, key: BlockKey) -> Result<()> {
-        self.fetching.forget(key);
-        self.cache.remove(key);
+        self.cool(key);
         match self.object.delete(&self.object_key(key)).await {
             Err(source) if !source.is_not_found() => Err(Error::Store { key, source }),
             _ => {
