@@ -26,6 +26,7 @@ mod pool;
 mod slice_writer;
 mod stats;
 
+pub use cairn_cache::{Found, Image, ImageKey, Images};
 pub use chunk_store::{ChunkStore, Depth};
 pub use config::Config;
 pub use error::{Error, Result};

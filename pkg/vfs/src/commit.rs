@@ -7,8 +7,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use cairn_chunk::ChunkStore;
@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use crate::file::{File, FileTable, State};
 use crate::flusher::Flusher;
+use crate::passing::Passing;
 use crate::pending::{Slot, Upload};
 use crate::readahead::Lender;
 use crate::{Config, Error, Result};
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
     pub(crate) ahead: Arc<Lender>,
+    /// Set where files may be passed through.
+    pub(crate) passing: OnceLock<Passing>,
     /// Counts changes of files open here: attributes asked for before one are old after it.
     generation: AtomicU64,
     /// Changes committed so far, and how many of them the engine's disk is known to hold.
@@ -51,6 +54,7 @@ impl Core {
         Core {
             tasks: TaskSet::new(env.clone()),
             ahead: Lender::new(config.readahead_total_bytes),
+            passing: OnceLock::new(),
             env,
             meta,
             chunk,

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, RwLock};
 
 use crate::Error;
+use crate::passing::Passes;
 use crate::pending::{Slot, Upload};
 use crate::ranges::Run;
 
@@ -41,6 +42,8 @@ pub(crate) struct File {
 pub(crate) struct State {
     /// Handles of this inode.
     pub(crate) opens: usize,
+    /// How those are served.
+    pub(crate) passes: Passes,
     /// Attributes as metadata told them last.
     attr: Attr,
     /// Number (of the client's changes) of our last change; attributes asked for before it are old.
@@ -91,6 +94,7 @@ impl File {
             drained: Notify::new(),
             state: Mutex::new(State {
                 opens: 0,
+                passes: Passes::default(),
                 attr,
                 version: 0,
                 queue: VecDeque::new(),

@@ -33,6 +33,7 @@ mod handle;
 mod locks;
 mod names;
 mod opening;
+mod passing;
 mod pending;
 mod ranges;
 mod readahead;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use accesslog::AccessLog;
+pub use cairn_chunk::{Image, Images};
 pub use cairn_meta::{Cred, FallocMode, NewNode, OpenHow, RenameMode, SetAttr, XattrMode};
 pub use config::{Config, Parts};
 pub use control::{Control, ControlReply, ControlRequest, ErrnoByte, Progress};
@@ -55,6 +57,7 @@ pub use dir::DirEntry;
 pub use error::{Error, Result};
 pub use handle::{Fh, OpenFlags, Opened};
 pub use locks::LockRange;
+pub use passing::Passable;
 pub use seek::Whence;
 pub use virtual_files::{VIRTUAL_CONFIG, VIRTUAL_CONTROL, VIRTUAL_LOG, VIRTUAL_STATS};
 

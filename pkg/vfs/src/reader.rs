@@ -63,7 +63,7 @@ impl Core {
         offset.min(length - TAIL_BYTES).max(offset - u64::from(chunk.pos))
     }
 
-    async fn read_range(&self, file: &File, offset: u64, end: u64) -> Result<Bytes> {
+    pub(crate) async fn read_range(&self, file: &File, offset: u64, end: u64) -> Result<Bytes> {
         let mut spans = chunk_spans(offset, end - offset);
         let first = spans.next().expect("the range is not empty");
         let bytes = self.read_span(file, first).await?;

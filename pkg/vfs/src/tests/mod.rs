@@ -5,6 +5,7 @@ mod errors;
 mod files;
 mod life;
 mod model;
+mod streams;
 mod virtuals;
 
 use std::sync::Arc;
