@@ -81,21 +81,18 @@ impl BlockCache {
         self.disk.put_surely(key, block).await;
     }
 
-    /// Is the block on disk or about to be, as far as is known? Without a disk: in memory. Never waits.
-    pub fn is_on_disk(&self, key: BlockKey) -> bool {
-        if self.disk.is_usable() { self.disk.contains(key) } else { self.memory.contains(key) }
+    /// Where the block is: a directory, whose disk is asked, or `memory`.
+    pub async fn locate(&self, key: BlockKey) -> Option<String> {
+        if self.disk.is_usable() {
+            return self.disk.locate(key).await;
+        }
+        self.memory.contains(key).then(|| "memory".to_owned())
     }
 
-    /// Where the block is: a directory, or `memory`.
-    pub async fn locate(&self, key: BlockKey) -> Option<String> {
-        if !self.disk.is_usable() {
-            return self.memory.contains(key).then(|| "memory".to_owned());
-        }
-        if !self.is_indexed() && !self.disk.contains(key) {
-            // A look at one byte indexes it.
-            self.disk.get(key, 0..key.len.min(1)).await?;
-        }
-        self.disk.locate(key)
+    /// Forgets a block, and waits until its file is gone.
+    pub async fn evict(&self, key: BlockKey) {
+        self.memory.remove(key);
+        self.disk.evict(key).await;
     }
 
     /// Is the block here, as far as is known? Never waits. A block on disk that is not indexed yet

@@ -115,6 +115,11 @@ impl Dir {
         !self.is_out() && (!self.scanned.load(Acquire) || self.index.lock().contains(key))
     }
 
+    /// Is the block's file there? Asks the disk.
+    pub(crate) fn has_file(&self, key: BlockKey) -> bool {
+        fs::metadata(self.file_path(key)).is_ok_and(|meta| block_file::has_checksums(meta.len(), key.len).is_some())
+    }
+
     /// Has a scan seen everything?
     pub(crate) fn is_scanned(&self) -> bool {
         self.scanned.load(Acquire)

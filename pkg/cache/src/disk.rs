@@ -163,9 +163,31 @@ impl Disk {
     }
 
     /// The directory that has the block, or soon will.
-    pub(crate) fn locate(&self, key: BlockKey) -> Option<String> {
-        let at = self.owner(key).filter(|_| self.contains(key))?;
-        Some(self.dirs[at].path().display().to_string())
+    pub(crate) async fn locate(&self, key: BlockKey) -> Option<String> {
+        for at in self.places(key) {
+            let dir = &self.dirs[at];
+            let shown = || dir.path().display().to_string();
+            if self.waiting.lock().contains_key(&key) || call(&self.env, dir, move |dir| dir.has_file(key)).await? {
+                return Some(shown());
+            }
+        }
+        None
+    }
+
+    /// Removes a block's file, wherever it is.
+    pub(crate) async fn evict(&self, key: BlockKey) {
+        self.waiting.lock().remove(&key);
+        for at in self.places(key) {
+            call(&self.env, &self.dirs[at], move |dir| dir.remove(key)).await;
+        }
+    }
+
+    /// The directories that may hold a block.
+    fn places(&self, key: BlockKey) -> impl Iterator<Item = usize> + use<> {
+        let owner = self.owner(key);
+        let older = (self.dirs.len() > 1).then(|| ring::older_owner(&key.object_key(self.key_layout), self.dirs.len()));
+        let older = older.filter(|older| Some(*older) != owner && !self.dirs[*older].is_out());
+        owner.into_iter().chain(older)
     }
 
     /// Forgets a block at once; its file goes in the background.

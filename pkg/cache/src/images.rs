@@ -12,13 +12,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 /// Bytes that share one checksum.
 const PIECE_BYTES: usize = 1 << 20;
 const CHECKSUM_BYTES: usize = 4;
+/// Images at most, however small: they are listed at each start.
+const IMAGES_MAX: usize = 4096;
 const SUMS_SUFFIX: &str = ".sums";
 const TMP_SUFFIX: &str = ".tmp";
 
@@ -97,7 +99,8 @@ struct Entry {
 enum State {
     Building,
     Unverified,
-    Ready(Arc<Image>),
+    /// Good; open as long as somebody has it.
+    Ready(Weak<Image>),
 }
 
 impl Images {
@@ -125,22 +128,32 @@ impl Images {
         Ok(Arc::new(images))
     }
 
-    /// What there is for this state of a file. Never waits.
+    /// What there is for this state of a file. Opens it, no more.
     pub fn find(&self, key: ImageKey) -> Found {
         let mut shelf = self.shelf.lock();
         shelf.clock += 1;
         let now = shelf.clock;
-        match shelf.images.get_mut(&key) {
-            Some(entry) => {
-                entry.used_at = now;
-                match &entry.state {
-                    State::Ready(image) => Found::Ready(image.clone()),
-                    State::Unverified => Found::Unverified,
-                    State::Building => Found::Absent,
+        let Some(entry) = shelf.images.get_mut(&key) else { return Found::Absent };
+        entry.used_at = now;
+        match &mut entry.state {
+            State::Unverified => Found::Unverified,
+            State::Building => Found::Absent,
+            State::Ready(open) => match open.upgrade().map_or_else(|| self.open_image(key), Ok) {
+                Ok(image) => {
+                    *open = Arc::downgrade(&image);
+                    Found::Ready(image)
                 }
-            }
-            None => Found::Absent,
+                Err(e) => {
+                    self.complain(&e);
+                    shelf.take(key);
+                    Found::Absent
+                }
+            },
         }
+    }
+
+    fn open_image(&self, key: ImageKey) -> io::Result<Arc<Image>> {
+        Ok(Arc::new(Image { key, file: File::open(self.path(key, ""))? }))
     }
 
     /// Bytes and images held.
@@ -184,7 +197,7 @@ impl Images {
     /// is gone. Waits for the disk.
     pub fn verify(&self, key: ImageKey) {
         match self.read_and_compare(key) {
-            Ok(true) => self.open_verified(key),
+            Ok(true) => self.shelf.lock().ready(key),
             Ok(false) => {
                 tracing::warn!(ino = key.ino, "an image is damaged: removed");
                 self.remove(key);
@@ -218,16 +231,6 @@ impl Images {
         Ok(true)
     }
 
-    fn open_verified(&self, key: ImageKey) {
-        match File::open(self.path(key, "")) {
-            Ok(file) => self.shelf.lock().ready(Image { key, file }),
-            Err(e) => {
-                self.complain(&e);
-                self.remove(key);
-            }
-        }
-    }
-
     /// Removes an image; who has it open keeps it.
     pub fn remove(&self, key: ImageKey) {
         self.shelf.lock().take(key);
@@ -253,7 +256,8 @@ impl Images {
         loop {
             let victim = {
                 let shelf = self.shelf.lock();
-                if shelf.bytes + bytes <= self.bytes_max && self.disk_has(bytes) {
+                let fits = shelf.bytes + bytes <= self.bytes_max && shelf.images.len() < IMAGES_MAX;
+                if fits && self.disk_has(bytes) {
                     return true;
                 }
                 let those = shelf.images.iter().filter(|(key, _)| shelf.may_go(key));
@@ -308,16 +312,16 @@ impl Shelf {
         }
     }
 
-    fn ready(&mut self, image: Image) {
-        if let Some(entry) = self.images.get_mut(&image.key) {
-            entry.state = State::Ready(Arc::new(image));
+    fn ready(&mut self, key: ImageKey) {
+        if let Some(entry) = self.images.get_mut(&key) {
+            entry.state = State::Ready(Weak::new());
         }
     }
 
     /// Nobody makes it or has it open.
     fn may_go(&self, key: &ImageKey) -> bool {
         match self.images.get(key).map(|entry| &entry.state) {
-            Some(State::Ready(image)) => Arc::strong_count(image) == 1,
+            Some(State::Ready(open)) => open.strong_count() == 0,
             Some(State::Unverified) => true,
             Some(State::Building) | None => false,
         }
@@ -378,7 +382,7 @@ impl Building {
         fs::write(images.path(key, SUMS_SUFFIX), &self.sums)?;
         fs::rename(images.path(key, TMP_SUFFIX), images.path(key, ""))?;
         self.done = true;
-        images.open_verified(key);
+        images.shelf.lock().ready(key);
         Ok(())
     }
 }

@@ -210,7 +210,8 @@ impl ChunkStore {
     }
 
     async fn delete_block(&self, key: BlockKey) -> Result<()> {
-        self.cool(key);
+        self.fetching.forget(key);
+        self.cache.remove(key);
         match self.object.delete(&self.object_key(key)).await {
             Err(source) if !source.is_not_found() => Err(Error::Store { key, source }),
             _ => {

@@ -464,8 +464,7 @@ impl ChunkStore {
     /// Those of [`ChunkStore::read`].
     pub async fn warm(self: &Arc<Self>, key: BlockKey) -> Result<()> {
         let cache = self.cache();
-        // The disk may hold a block that is not indexed yet: one byte shows it.
-        if cache.is_on_disk(key) || !cache.is_indexed() && cache.get(key, 0..key.len.min(1)).await.is_some() {
+        if cache.locate(key).await.is_some() {
             return Ok(());
         }
         let block = self.fetch(key).await?;
@@ -474,9 +473,9 @@ impl ChunkStore {
     }
 
     /// Forgets what this client keeps of a block.
-    pub fn cool(&self, key: BlockKey) {
+    pub async fn cool(&self, key: BlockKey) {
         self.fetching().forget(key);
-        self.cache().remove(key);
+        self.cache().evict(key).await;
     }
 
     /// The blocks that hold `len` bytes of a slice from `off`; none if they do not lie within it.

@@ -347,7 +347,9 @@ impl Filesystem for KernelFs {
                         None => Some(reply),
                     };
                     let Some(reply) = reply else { return };
-                    told.not_passed(opened.fh);
+                    if opened.image.is_some() {
+                        told.not_passed(opened.fh);
+                    }
                     reply.opened(FileHandle(opened.fh.0), answers.opened(ino, &opened));
                 }
                 Err(errno) => reply.error(errno),
@@ -610,7 +612,9 @@ impl Filesystem for KernelFs {
             },
             move |out| match out {
                 Ok((ino, opened)) => {
-                    told.not_passed(opened.fh);
+                    if opened.image.is_some() {
+                        told.not_passed(opened.fh);
+                    }
                     let ttl = answers.entry_and_attr(ino, &opened.attr);
                     let (fh, attr) = (FileHandle(opened.fh.0), file_attr(ino, &opened.attr));
                     reply.created(&ttl, &attr, GENERATION, fh, answers.opened(ino, &opened));

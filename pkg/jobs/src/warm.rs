@@ -164,7 +164,7 @@ impl Work<'_> {
                     is_missing = true;
                 }
             }
-            Action::Evict => self.chunks.cool(key),
+            Action::Evict => self.chunks.cool(key).await,
             Action::Check => match cache.locate(key).await {
                 Some(place) => *self.done.lock().locations.entry(place).or_default() += bytes,
                 None => is_missing = true,
