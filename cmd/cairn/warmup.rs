@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ use anyhow::{Context, bail};
 use cairn_env::Env;
 use cairn_jobs::warm::Action;
 use cairn_jobs::{Phase, Progress};
+use cairn_types::Ino;
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -134,7 +136,7 @@ fn by_mount(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<Vec<u8>>>
     let mut mounts: BTreeMap<PathBuf, Vec<Vec<u8>>> = BTreeMap::new();
     for path in paths {
         let real = control::real(path).with_context(|| path.display().to_string())?;
-        let mountpoint = control::mount_of(&real)?;
+        let mountpoint = control::mount_of(&real).with_context(|| path.display().to_string())?;
         let inside = real.strip_prefix(&mountpoint).context("a path lies below its mount point")?;
         if inside.as_os_str().as_bytes().contains(&b'\n') {
             bail!("{:?} has a line break in its name: warm up its directory instead", path);
@@ -198,7 +200,12 @@ async fn read_through(
 }
 
 fn find_files(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let kind = path.symlink_metadata().with_context(|| path.display().to_string())?.file_type();
+    let seen = path.symlink_metadata().with_context(|| path.display().to_string())?;
+    // The access log has no end, and the trash is not asked for.
+    if seen.ino() >= Ino::VIRTUAL_BASE.0 {
+        return Ok(());
+    }
+    let kind = seen.file_type();
     if kind.is_file() {
         files.push(path.to_owned());
     } else if kind.is_dir() {
