@@ -19,6 +19,9 @@ pub(crate) struct World {
     pub(crate) ours: Daemon,
     /// The daemon that does nothing.
     pub(crate) null: Daemon,
+    /// CPUs of the machine.
+    pub(crate) cpus: usize,
+    url: String,
     folder: TempDir,
 }
 
@@ -32,12 +35,18 @@ impl World {
         let url = format(folder.path(), "volume", &[])?;
         let ours = Daemon::cairn(&env, &url, &folder.path().join("mnt"), &folder.path().join("cache"), &[])?;
         let null = Daemon::null(&env, &folder.path().join("null"), None)?;
-        Ok(World { env, settings, ours, null, folder })
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(World { env, settings, ours, null, cpus, url, folder })
     }
 
     /// A path in the run's folder, outside all mounts.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The same volume and cache, mounted read-only beside the other.
+    pub(crate) fn read_only(&self) -> anyhow::Result<Daemon> {
+        Daemon::cairn(&self.env, &self.url, &self.path("mnt-ro"), &self.path("cache"), &["--read-only"])
     }
 
     /// Formats one more volume with whatever `flags` say; its URL.

@@ -8,6 +8,7 @@ use cairn_vfs::{DirEntry, Opened};
 use fuser::{Errno, FopenFlags, Generation, ReplyAttr, ReplyEntry};
 
 use crate::Config;
+use crate::backing::Backings;
 use crate::convert::{file_attr, no_attr};
 use crate::known::KnownInodes;
 use crate::notify::{Notice, Notices};
@@ -18,13 +19,14 @@ const GENERATION: Generation = Generation(1);
 pub(crate) struct Answers {
     pub(crate) config: Config,
     pub(crate) known: KnownInodes,
+    pub(crate) backings: Backings,
     /// Set once the session runs.
     pub(crate) notices: OnceLock<Notices>,
 }
 
 impl Answers {
     pub(crate) fn new(config: Config) -> Answers {
-        Answers { config, known: KnownInodes::new(), notices: OnceLock::new() }
+        Answers { config, known: KnownInodes::new(), backings: Backings::default(), notices: OnceLock::new() }
     }
 
     /// How long a name may be believed.
@@ -124,7 +126,7 @@ mod tests {
 
     fn opened(nanos: u32, keep_cache: bool, direct: bool) -> Opened {
         let attr = Attr { mtime: Timestamp { secs: 1, nanos }, ..Attr::default() };
-        Opened { fh: Fh(1), attr, keep_cache, direct, created: false }
+        Opened { fh: Fh(1), attr, keep_cache, direct, created: false, image: None }
     }
 
     #[test]

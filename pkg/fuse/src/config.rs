@@ -89,6 +89,9 @@ impl Config {
         }
         if extra.writeback_cache {
             wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
+        } else {
+            // The two exclude each other.
+            wanted |= InitFlags::FUSE_PASSTHROUGH;
         }
         wanted & offered
     }

@@ -331,6 +331,7 @@ impl Filesystem for KernelFs {
         let how = convert::open_flags(flags.0, self.extra.writeback_cache);
         let drops = raw::open_drops_privilege(req) && answers.known.is_privileged(ino);
         let (late_vfs, late_cred, op_answers) = (vfs.clone(), cred.clone(), answers.clone());
+        let told = vfs.clone();
         self.door.serve_or(
             call,
             async move {
@@ -340,7 +341,17 @@ impl Filesystem for KernelFs {
                 vfs.open(&cred, ino, how).await
             },
             move |out| match out {
-                Ok(opened) => reply.opened(FileHandle(opened.fh.0), answers.opened(ino, &opened)),
+                Ok(opened) => {
+                    let reply = match &opened.image {
+                        Some(image) => answers.backings.pass(reply, ino, opened.fh, image),
+                        None => Some(reply),
+                    };
+                    let Some(reply) = reply else { return };
+                    if opened.image.is_some() {
+                        told.not_passed(opened.fh);
+                    }
+                    reply.opened(FileHandle(opened.fh.0), answers.opened(ino, &opened));
+                }
                 Err(errno) => reply.error(errno),
             },
             move |opened| give_back(late_vfs, late_cred, opened.fh),
@@ -416,6 +427,7 @@ impl Filesystem for KernelFs {
     ) {
         let (vfs, cred, call) = self.call(req, "release", ino);
         let flock_owner = lock_owner.map(|owner| owner.0);
+        self.answers.backings.released(Fh(fh.0));
         self.door.serve(call.unwatched(), async move { vfs.release(&cred, Fh(fh.0), flock_owner).await }, done(reply));
     }
 
@@ -589,6 +601,7 @@ impl Filesystem for KernelFs {
         let (how, exclusive) = (convert::open_flags(flags, self.extra.writeback_cache), flags & libc::O_EXCL != 0);
         let drops = raw::create_drops_privilege(req);
         let (late_vfs, late_cred, op_answers) = (vfs.clone(), cred.clone(), answers.clone());
+        let told = vfs.clone();
         self.door.serve_or(
             call,
             async move {
@@ -600,6 +613,9 @@ impl Filesystem for KernelFs {
             },
             move |out| match out {
                 Ok((ino, opened)) => {
+                    if opened.image.is_some() {
+                        told.not_passed(opened.fh);
+                    }
                     let ttl = answers.entry_and_attr(ino, &opened.attr);
                     let (fh, attr) = (FileHandle(opened.fh.0), file_attr(ino, &opened.attr));
                     reply.created(&ttl, &attr, GENERATION, fh, answers.opened(ino, &opened));

@@ -141,6 +141,8 @@ pub(crate) fn negotiate(kernel: &mut KernelConfig, config: &Config, extra: Extra
         tracing::warn!(config.max_write, most, "max_write out of range");
         _ = kernel.set_max_write(most);
     }
+    // Images lie on a file system of the first storey.
+    _ = kernel.set_max_stack_depth(1);
     _ = kernel.set_max_background(config.max_background.max(1));
 }
 

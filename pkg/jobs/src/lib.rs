@@ -21,6 +21,7 @@ mod slice_index;
 mod tests;
 pub mod tree;
 mod upkeep;
+pub mod warm;
 
 pub use compact::{Compacted, compact};
 pub use error::{Error, Result};

@@ -8,8 +8,8 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use cairn_chunk::{ChunkStore, StoredSlice};
@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use crate::file::{File, FileTable, State};
 use crate::flusher::Flusher;
+use crate::passing::Passing;
 use crate::pending::{Slot, Upload, Upto};
 use crate::readahead::Lender;
 use crate::{Config, Error, Result};
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
     pub(crate) ahead: Arc<Lender>,
+    /// Set where files may be passed through.
+    pub(crate) passing: OnceLock<Passing>,
     /// Counts changes of files open here: attributes asked for before one are old after it.
     generation: AtomicU64,
     /// Changes committed so far, and how many of them the engine's disk is known to hold.
@@ -52,6 +55,7 @@ impl Core {
         Core {
             tasks: TaskSet::new(env.clone()),
             ahead: Lender::new(config.readahead_total_bytes),
+            passing: OnceLock::new(),
             env,
             meta,
             chunk,

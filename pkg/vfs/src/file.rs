@@ -13,6 +13,7 @@ use tokio::sync::{Notify, RwLock};
 
 use crate::Error;
 use crate::packing::Fill;
+use crate::passing::Passes;
 use crate::patches::Patched;
 use crate::pending::{Slot, Upload, Upto};
 use crate::ranges::{Run, RunBytes};
@@ -45,6 +46,8 @@ pub(crate) struct File {
 pub(crate) struct State {
     /// Handles of this inode.
     pub(crate) opens: usize,
+    /// How those are served.
+    pub(crate) passes: Passes,
     /// Attributes as metadata told them last.
     attr: Attr,
     /// Number (of the client's changes) of our last change; attributes asked for before it are old.
@@ -104,6 +107,7 @@ impl File {
             drained: Notify::new(),
             state: Mutex::new(State {
                 opens: 0,
+                passes: Passes::default(),
                 attr,
                 version: 0,
                 queue: VecDeque::new(),

@@ -13,7 +13,7 @@ use crate::dir::DirHandle;
 use crate::file::File;
 use crate::readahead::Ahead;
 use crate::virtual_files::TextHandle;
-use crate::{Error, Result, accesslog};
+use crate::{Error, Image, Result, accesslog};
 
 /// An open file or directory. Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +69,7 @@ impl OpenFlags {
 }
 
 /// An opened file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// The handle.
     pub fh: Fh,
@@ -81,6 +81,8 @@ pub struct Opened {
     pub direct: bool,
     /// The file is new (`create` only).
     pub created: bool,
+    /// The kernel is to read this by itself; if it cannot, [`crate::Vfs::not_passed`] must be told.
+    pub image: Option<Arc<Image>>,
 }
 
 /// One open of a file.
@@ -92,12 +94,21 @@ pub(crate) struct FileHandle {
     pub(crate) ahead: Mutex<Ahead>,
     /// A read through it has been recorded in atime.
     pub(crate) touched: AtomicBool,
+    /// The kernel serves it by itself.
+    pub(crate) passed: AtomicBool,
 }
 
 impl FileHandle {
-    pub(crate) fn new(file: Arc<File>, flags: OpenFlags) -> FileHandle {
+    pub(crate) fn new(file: Arc<File>, flags: OpenFlags, passed: bool) -> FileHandle {
         let told = AtomicU64::new(file.state().losses);
-        FileHandle { file, flags, told, ahead: Mutex::default(), touched: AtomicBool::new(false) }
+        FileHandle {
+            file,
+            flags,
+            told,
+            ahead: Mutex::default(),
+            touched: AtomicBool::new(false),
+            passed: AtomicBool::new(passed),
+        }
     }
 
     /// The error this handle has not been told yet, if there is one. Telling it is what this does.

@@ -35,6 +35,7 @@ mod names;
 mod opening;
 mod pack_plan;
 mod packing;
+mod passing;
 mod patches;
 mod pending;
 mod ranges;
@@ -51,6 +52,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use accesslog::AccessLog;
+pub use cairn_chunk::{Image, Images};
 pub use cairn_meta::{Cred, FallocMode, NewNode, OpenHow, RenameMode, SetAttr, XattrMode};
 pub use config::{Config, Parts};
 pub use control::{Control, ControlReply, ControlRequest, ErrnoByte, Progress};
@@ -58,6 +60,7 @@ pub use dir::DirEntry;
 pub use error::{Error, Result};
 pub use handle::{Fh, OpenFlags, Opened};
 pub use locks::LockRange;
+pub use passing::Passable;
 pub use seek::Whence;
 pub use virtual_files::{VIRTUAL_CONFIG, VIRTUAL_CONTROL, VIRTUAL_LOG, VIRTUAL_STATS};
 
