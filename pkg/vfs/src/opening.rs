@@ -73,7 +73,7 @@ impl Vfs {
         };
         let keep_cache = self.seen.is_same(made.ino, (attr.mtime, attr.length)) && is_clean;
         let fh = self.handles.insert(Handle::File(handle.clone()))?;
-        Ok(Opened { fh, attr, keep_cache, direct: false, created: made.is_new })
+        Ok(Opened { fh, attr, keep_cache, direct: false, uncached: handle.uncached, created: made.is_new })
     }
 
     /// close(2) of one descriptor.
@@ -100,6 +100,7 @@ impl Vfs {
         let abandon = {
             let mut state = file.state();
             state.opens -= 1;
+            state.uncached -= usize::from(handle.uncached);
             state.owed_releases += 1;
             state.opens == 0 && state.orphan
         };
