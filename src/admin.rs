@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cairn_cache::BlockCache;
 use cairn_chunk::ChunkStore;
+use cairn_crypt::Passphrase;
 use cairn_env::Env;
 use cairn_meta::Meta;
 use cairn_meta::txn::Engine;
@@ -13,7 +14,7 @@ use cairn_types::Format;
 use crate::config::Config;
 use crate::storage::{self, Failing, check_supported};
 use crate::volume::chunk_config;
-use crate::{Error, Result};
+use crate::{Error, Result, keys};
 
 /// An open volume for commands.
 pub struct Admin {
@@ -53,17 +54,21 @@ impl Admin {
     }
 
     /// The object store with time limits and retries, and blocks over it without a disk cache.
+    /// `passphrase` unlocks the private key of an encrypted volume.
     ///
     /// # Errors
     /// A sentence, at once, if the bucket is missing, another volume's or cannot be read.
-    pub async fn data(&self) -> Result<(Arc<dyn ObjectStore>, Arc<ChunkStore>)> {
+    pub async fn data(&self, passphrase: &Passphrase) -> Result<(Arc<dyn ObjectStore>, Arc<ChunkStore>)> {
         let format = opened(&self.meta.format())?;
         check_supported(&format)?;
         // Asked without retries: those would take a minute to find out.
-        storage::check_owner(&self.env, &format, &self.config.storage, Failing::Refuse).await?;
-        let store = storage::open(&self.env, &format, &self.config.storage, &Dials::default())?;
-        let cache = BlockCache::open(self.env.clone(), no_cache(&format))?;
-        let chunks = ChunkStore::new(self.env.clone(), store.clone(), cache, chunk_config(&self.config, &format)?);
+        let (env, storage) = (&self.env, &self.config.storage);
+        let cipher = keys::cipher(env, &format, passphrase).await?;
+        storage::check_owner(env, &format, storage, cipher.as_ref(), Failing::Refuse).await?;
+        let store = storage::open(env, &format, storage, &Dials::default())?;
+        let cache = BlockCache::open(env.clone(), no_cache(&format))?;
+        let settings = chunk_config(&self.config, &format)?;
+        let chunks = ChunkStore::with_cipher(env.clone(), store.clone(), cache, settings, cipher);
         Ok((store, chunks))
     }
 

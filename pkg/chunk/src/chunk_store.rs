@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_cache::BlockCache;
+use cairn_crypt::Cipher;
 use cairn_env::{Env, TaskSet};
 use cairn_object::{ObjectStore, Payload};
 use cairn_types::layout::{block_count, block_len};
-use cairn_types::{BlockKey, Compression, SliceId, SliceRef};
+use cairn_types::{BlockKey, SliceId, SliceRef};
 use futures::StreamExt;
 use futures::stream;
 use tokio::runtime::Handle;
@@ -16,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::fetch::{Fetching, INLINE_CODEC_BYTES};
 use crate::pool::Pool;
 use crate::stats::{Counters, add};
-use crate::{ChunkStats, Config, Error, Loose, Reservation, Result, SliceWriter, codec};
+use crate::{ChunkStats, Codec, Config, Error, Loose, Reservation, Result, SliceWriter};
 
 /// Blocks of one slice deleted or looked at together.
 const BLOCKS_AT_ONCE: usize = 16;
@@ -29,6 +30,7 @@ pub struct ChunkStore {
     object: Arc<dyn ObjectStore>,
     cache: Arc<BlockCache>,
     config: Config,
+    codec: Codec,
     pool: Arc<Pool>,
     fetching: Fetching,
     tasks: TaskSet,
@@ -46,12 +48,25 @@ pub enum Depth {
 }
 
 impl ChunkStore {
-    /// Must be called inside a tokio runtime: that is where uploads will run.
+    /// Blocks of a volume that is not encrypted. Must be called inside a tokio runtime: that is where
+    /// uploads will run.
     pub fn new(env: Env, object: Arc<dyn ObjectStore>, cache: Arc<BlockCache>, config: Config) -> Arc<ChunkStore> {
-        let pool = Pool::new(&config);
+        ChunkStore::with_cipher(env, object, cache, config, None)
+    }
+
+    /// The same; blocks are sealed with `cipher`. The `cache` must not keep them in clear then.
+    pub fn with_cipher(
+        env: Env,
+        object: Arc<dyn ObjectStore>,
+        cache: Arc<BlockCache>,
+        config: Config,
+        cipher: Option<Arc<Cipher>>,
+    ) -> Arc<ChunkStore> {
+        let codec = Codec::new(config.compression, cipher);
+        let pool = Pool::new(&config, &codec);
         let tasks = TaskSet::new(env.clone());
         trim_when_idle(&tasks, &pool);
-        Arc::new(ChunkStore {
+        let store = Arc::new(ChunkStore {
             fetching: Fetching::new(&config, &cache),
             runtime: Handle::current(),
             counters: Counters::default(),
@@ -59,14 +74,22 @@ impl ChunkStore {
             object,
             cache,
             config,
+            codec,
             pool,
             tasks,
-        })
+        });
+        rest_when_idle(&store);
+        store
     }
 
     /// What it was made with.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How its blocks become objects.
+    pub fn codec(&self) -> &Codec {
+        &self.codec
     }
 
     /// The cache beside it.
@@ -99,6 +122,11 @@ impl ChunkStore {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let _inside = self.runtime.enter();
         self.tasks.spawn(task);
+    }
+
+    /// Resolves once [`ChunkStore::close`] was called.
+    pub(crate) async fn stopping(&self) {
+        self.tasks.stopping().await;
     }
 
     /// Room for one write of up to `bytes`; waits in line until there is.
@@ -156,7 +184,7 @@ impl ChunkStore {
     pub(crate) async fn put_block(&self, key: BlockKey, pieces: Vec<Bytes>) -> Result<()> {
         let plain = Payload(pieces);
         debug_assert_eq!(plain.len(), key.len as usize, "block {key}");
-        let outcome = if self.config.compression == Compression::None {
+        let outcome = if self.codec.is_plain() {
             self.put_object(key, plain.clone()).await
         } else {
             self.put_encoded(key, plain.clone()).await
@@ -183,13 +211,12 @@ impl ChunkStore {
     }
 
     async fn put_encoded(&self, key: BlockKey, plain: Payload) -> Result<()> {
-        let codec = self.config.compression;
-        let (len, most) = (key.len as usize, codec::bound(codec, key.len as usize));
-        // One joined copy for the codec and its output.
-        let mut room = self.pool.scratch(len + most).await;
-        let encode = move || codec::encode(codec, &plain.to_bytes());
+        let codec = self.codec.clone();
+        let mut room = self.pool.scratch(codec.scratch_bytes(key.len)).await;
+        let encode = move || codec.encode(&plain.0);
         let stored = if key.len <= INLINE_CODEC_BYTES { encode() } else { self.env.blocking(encode).await };
-        drop(room.split(len as u64));
+        // What the encoding took on its way is free again; the object stays until it is stored.
+        drop(room.split(room.units().saturating_sub(stored.len() as u64)));
         self.put_object(key, stored.into()).await
     }
 
@@ -209,6 +236,7 @@ impl ChunkStore {
     }
 
     async fn delete_block(&self, key: BlockKey) -> Result<()> {
+        self.fetching.forget(key);
         self.cache.remove(key);
         match self.object.delete(&self.object_key(key)).await {
             Err(source) if !source.is_not_found() => Err(Error::Store { key, source }),
@@ -235,9 +263,7 @@ impl ChunkStore {
             return self.get_whole(key).await.map(drop);
         }
         let info = self.object.head(&self.object_key(key)).await.map_err(|e| Error::from_store(key, e))?;
-        let most = codec::bound(self.config.compression, key.len as usize) as u64;
-        let least = if self.config.compression == Compression::None { most } else { 1 };
-        if (least..=most).contains(&info.bytes) {
+        if self.codec.object_bytes(key.len).contains(&info.bytes) {
             return Ok(());
         }
         Err(Error::Corrupt { key, reason: format!("object of {} bytes for a block of {}", info.bytes, key.len) })
@@ -259,7 +285,8 @@ impl ChunkStore {
             buffer_used_bytes,
             buffer_total_bytes,
             writers_waiting: self.pool.waiting(),
-            fetching_blocks: self.fetching.in_flight(),
+            fetching_blocks: self.fetching.in_flight().0,
+            ahead_blocks: self.fetching.in_flight().1,
             page_memory_bytes: self.pool.held(),
             ..self.counters.snapshot()
         }
@@ -276,6 +303,24 @@ impl std::fmt::Debug for ChunkStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChunkStore").field("object", &self.object).field("config", &self.config).finish()
     }
+}
+
+/// Gives back what was read ahead and left alone, and parts once a whole period has passed without one.
+fn rest_when_idle(store: &Arc<ChunkStore>) {
+    let (set, store) = (store.tasks.clone(), Arc::downgrade(store));
+    let tasks = set.clone();
+    tasks.spawn(async move {
+        let mut seen = 0;
+        while set.rest(IDLE_PERIOD).await {
+            let Some(store) = store.upgrade() else { return };
+            store.fetching.rest(store.env.instant());
+            let parts = store.counters.snapshot().range_gets;
+            if parts == seen {
+                store.fetching.clear_parts();
+            }
+            seen = parts;
+        }
+    });
 }
 
 /// Gives free pages back once a whole period has passed without a write.

@@ -19,12 +19,16 @@ mod config;
 mod error;
 mod fetch;
 mod heat;
+mod landing;
+mod pace;
+mod parts;
 mod patch;
 mod pool;
 mod slice_writer;
 mod stats;
 
 pub use chunk_store::{ChunkStore, Depth};
+pub use codec::Codec;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use patch::{Loose, Patch};

@@ -547,7 +547,7 @@ async fn deleted_files_drop_references(f: Fixture) {
     f.meta.copy_range(&root(), (a, 0), (b, 0), 1000).await.unwrap();
     let Fate::Deleted(file) = f.meta.unlink(&root(), ROOT, b"a", true).await.unwrap().fate else { panic!() };
     assert_eq!(file.length, 2000);
-    let step = f.meta.run(DeleteChunks { ino: a, limit: 10 }).await.unwrap();
+    let step = f.meta.run(DeleteChunks { ino: a, length: 2000, limit: 10 }).await.unwrap();
     assert_eq!((step.unowned, step.done), (vec![own], true));
     f.meta.run(ForgetSlice(own)).await.unwrap();
     f.meta.run(ForgetSlice(shared)).await.unwrap();

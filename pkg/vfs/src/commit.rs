@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use cairn_chunk::{ChunkStore, StoredSlice};
-use cairn_env::{Budget, Env, TaskSet};
+use cairn_env::{Env, TaskSet};
 use cairn_meta::{Commit, Durability, Error as MetaError, Meta, NewSlice};
 use cairn_types::{Attr, ChunkIndex, Ino, SliceId, SliceRecord, Timestamp};
 use futures::future::{BoxFuture, join_all};
@@ -24,6 +24,7 @@ use crate::file::{File, FileTable, State};
 use crate::flusher::Flusher;
 use crate::gather::{Gather, lock_all};
 use crate::pending::{Slot, Upload, Upto};
+use crate::readahead::Lender;
 use crate::tail::Merge;
 use crate::{Config, Error, Result};
 
@@ -41,7 +42,7 @@ pub(crate) struct Core {
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
     pub(crate) gather: Gather,
-    pub(crate) ahead: Budget,
+    pub(crate) ahead: Arc<Lender>,
     /// Counts changes of files open here: attributes asked for before one are old after it.
     generation: AtomicU64,
     /// Changes committed so far, and how many of them the engine's disk is known to hold.
@@ -53,7 +54,7 @@ impl Core {
     pub(crate) fn new(env: Env, meta: Arc<Meta>, chunk: Arc<ChunkStore>, config: Config) -> Core {
         Core {
             tasks: TaskSet::new(env.clone()),
-            ahead: Budget::new(config.readahead_total_bytes),
+            ahead: Lender::new(config.readahead_total_bytes),
             env,
             meta,
             chunk,

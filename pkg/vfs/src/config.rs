@@ -8,7 +8,8 @@ use crate::Control;
 /// Settings. The root decides all of them.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Bytes read ahead of one sequential reader at most (JuiceFS's default: 8 blocks).
+    /// Bytes read ahead of one sequential reader at most; 0 for none. As much as of all readers together, unless
+    /// somebody set it: how much is worth while is found out.
     pub readahead_max_bytes: u64,
     /// Bytes read ahead of all readers together; none begins more once they are used.
     pub readahead_total_bytes: u64,

@@ -234,7 +234,7 @@ impl Core {
     fn at_hand(&self, view: &[SliceRecord], dense: &Dense) -> bool {
         let (Some(first), Some(last)) = (dense.extents.first(), dense.extents.last()) else { return true };
         let between = overlay::window(view, first.pos, last.pos + last.len);
-        between.iter().all(|r| r.slice().is_none_or(|slice| self.chunk.is_cached(slice, r.off, r.len)))
+        between.iter().all(|r| r.slice().is_none_or(|slice| self.chunk.is_near(slice, r.off, r.len)))
     }
 
     async fn read_windows(&self, wanted: Vec<Vec<Piece>>) -> Result<Vec<Vec<Bytes>>> {

@@ -4,7 +4,7 @@ use cairn_types::Compression;
 use proptest::prelude::*;
 
 use super::*;
-use crate::Config;
+use crate::{Codec, Config};
 
 fn empty() -> Patch {
     let config = Config {
@@ -16,7 +16,8 @@ fn empty() -> Patch {
         max_readahead: 0,
         cache_full_blocks: false,
     };
-    Patch { pool: Pool::new(&config), arena: OpenBlock::default(), used: 0, pieces: BTreeMap::new(), bytes: 0 }
+    let codec = Codec::new(Compression::None, None);
+    Patch { pool: Pool::new(&config, &codec), arena: OpenBlock::default(), used: 0, pieces: BTreeMap::new(), bytes: 0 }
 }
 
 fn write(patch: &mut Patch, pos: u32, data: &[u8]) {

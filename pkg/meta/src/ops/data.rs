@@ -120,7 +120,7 @@ fn register(tx: &mut dyn Txn, commits: &[Commit]) -> Result<()> {
 impl Commit {
     /// Everything but the slices' references.
     fn show(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Committed> {
-        let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT))?;
+        let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT).and(Rely::PERMISSION))?;
         if !old.is_file() {
             return Err(Error::NotPermitted);
         }
@@ -248,7 +248,8 @@ impl Op for Truncate {
 }
 
 fn writable_file(tx: &mut dyn Txn, ino: Ino, cred: &Cred, by_handle: bool) -> Result<Attr> {
-    let old = attr(tx, ino, Rely::ALL)?;
+    let rely = Rely::KIND.and(Rely::PERMISSION).and(Rely::FLAGS).and(Rely::PARENT).and(Rely::LENGTH);
+    let old = attr(tx, ino, rely.and(Rely::NLINK))?;
     match old.kind {
         FileType::File => {}
         FileType::Directory => return Err(Error::IsDirectory),
@@ -471,6 +472,8 @@ impl CopyRange {
 pub struct DeleteChunks {
     /// The removed inode.
     pub ino: Ino,
+    /// The length it had.
+    pub length: u64,
     /// Most chunks to delete in this step.
     pub limit: usize,
 }
@@ -491,7 +494,7 @@ impl Op for DeleteChunks {
         if tx.attr(self.ino, Rely::KIND)?.is_some() {
             return Err(Error::Corrupt(format!("inode {} is to be deleted, but exists", self.ino)));
         }
-        let chunks = tx.chunks(self.ino, ChunkIndex(0), self.limit)?;
+        let chunks = tx.deleted_chunks(self.ino, self.length, self.limit)?;
         let mut unowned = Vec::new();
         for &index in &chunks {
             let records = match tx.slices(self.ino, index) {
