@@ -91,6 +91,9 @@ impl Answers {
             // The kernel would go on with the length it was told, for as long as that may be believed.
             self.attr_is_old(ino);
         }
+        if opened.uncached {
+            return FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        }
         if held.pages && opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
     }
 
@@ -104,6 +107,16 @@ impl Answers {
     fn attr_is_old(&self, ino: Ino) {
         if let Some(notices) = self.notices.get() {
             notices.attr_now(ino);
+        }
+    }
+
+    /// Bytes were written past the kernel's pages while somebody else has the file open: pages of the
+    /// range that were read meanwhile are old.
+    pub(crate) fn wrote_past_pages(&self, ino: Ino, offset: u64, len: u32) {
+        if len > 0
+            && let Some(notices) = self.notices.get()
+        {
+            notices.send(Notice::Content { ino, offset, len: u64::from(len) });
         }
     }
 
@@ -126,7 +139,7 @@ mod tests {
 
     fn opened(nanos: u32, keep_cache: bool, direct: bool) -> Opened {
         let attr = Attr { mtime: Timestamp { secs: 1, nanos }, ..Attr::default() };
-        Opened { fh: Fh(1), attr, keep_cache, direct, created: false, image: None }
+        Opened { fh: Fh(1), attr, keep_cache, direct, uncached: false, created: false, image: None }
     }
 
     #[test]

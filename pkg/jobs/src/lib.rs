@@ -13,6 +13,7 @@ mod error;
 pub mod fsck;
 pub mod gc;
 mod ops;
+mod pack_space;
 mod plan;
 mod progress;
 mod reclaim;

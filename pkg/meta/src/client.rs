@@ -18,7 +18,7 @@ use crate::ids::IdRange;
 use crate::opens::{OpenTable, SliceList};
 use crate::ops::acl::{AclKind, SetAcl};
 use crate::ops::create::{Create, Created, NewNode};
-use crate::ops::data::{Commit, Committed, CopyRange, FallocMode, Fallocate, NewSlice, Truncate};
+use crate::ops::data::{Commit, CommitMany, Committed, CopyRange, FallocMode, Fallocate, NewSlice, Truncate};
 use crate::ops::link::Link;
 use crate::ops::lock::{Flock, GetPlock, SetPlock};
 use crate::ops::remove::{Fate, ReleaseSustained, Removed, Rmdir, Unlink};
@@ -655,14 +655,31 @@ impl Meta {
         let ino = commit.ino;
         self.check_locks(ino).await?;
         let done = self.run_durable(commit, durability).await?;
+        self.committed(ino, &done).await;
+        Ok(done)
+    }
+
+    /// Several files in one step: all of them or none, answered in their order.
+    pub async fn commit_many(&self, commits: Vec<Commit>, durability: Durability) -> Result<Vec<Committed>> {
+        let inos: Vec<Ino> = commits.iter().map(|commit| commit.ino).collect();
+        let done = self.run_durable(CommitMany(commits), durability).await?;
+        for (ino, done) in inos.iter().zip(&done) {
+            self.committed(*ino, done).await;
+        }
+        Ok(done)
+    }
+
+    async fn committed(&self, ino: Ino, done: &Committed) {
         for &(index, _) in &done.counts {
             self.opens.drop_lists(ino, Some(index));
         }
         self.opens.move_version(ino, &done.before, &done.attr);
+        if !done.unowned.is_empty() {
+            self.request(Upkeep::DeleteSlices(done.unowned.clone()));
+        }
         for &(index, count) in &done.counts {
             self.consider_compaction(ino, index, count).await;
         }
-        Ok(done)
     }
 
     async fn consider_compaction(&self, ino: Ino, index: ChunkIndex, count: u32) {

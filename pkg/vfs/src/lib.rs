@@ -29,6 +29,7 @@ mod dir;
 mod error;
 mod file;
 mod flusher;
+mod gather;
 mod handle;
 mod locks;
 mod names;
@@ -43,6 +44,7 @@ mod readahead;
 mod reader;
 mod resize;
 mod seek;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod virtual_files;

@@ -94,7 +94,7 @@ impl Vfs {
         };
         let keep_cache = self.seen.is_same(made.ino, (attr.mtime, attr.length)) && is_clean;
         let fh = self.handles.insert(Handle::File(handle.clone()))?;
-        Ok(Opened { fh, attr, keep_cache, direct: false, created: made.is_new, image })
+        Ok(Opened { fh, attr, keep_cache, direct: false, uncached: handle.uncached, created: made.is_new, image })
     }
 
     /// close(2) of one descriptor.

@@ -123,9 +123,10 @@ impl Core {
             return Ok(Some(image));
         }
         let now = self.now();
-        let passing = self.passing.get().filter(|passing| {
-            reads && state.queue.is_empty() && passing.allows(&attr, self.meta.config().read_only, now)
-        });
+        let passing = self
+            .passing
+            .get()
+            .filter(|passing| reads && state.is_clean() && passing.allows(&attr, self.meta.config().read_only, now));
         if let Some(passing) = passing {
             match passing.images.find(key) {
                 Found::Ready(image) if state.passes.plain == 0 => {
@@ -144,6 +145,7 @@ impl Core {
     /// An open that was admitted has ended.
     pub(crate) fn dismiss(&self, handle: &FileHandle) {
         let mut state = handle.file.state();
+        state.uncached -= usize::from(handle.uncached);
         if handle.passed.load(std::sync::atomic::Ordering::Acquire) {
             leave(&mut state);
         } else {
