@@ -74,7 +74,7 @@ impl Link {
     }
 
     async fn connection(&self) -> Result<(u64, MultiplexedConnection)> {
-        let mut pause = self.place.min_backoff;
+        let (mut pause, mut tries) = (self.place.min_backoff, 0_u32);
         let _one_at_a_time = loop {
             self.check_open()?;
             if let Some(current) = self.current.lock().clone() {
@@ -97,9 +97,13 @@ impl Link {
                     }
                     self.adopt(connection);
                 }
+                // Told less and less often.
                 Err(error) => {
-                    tracing::warn!(server = self.place.describe(), reason = %self.place.words(&error),
+                    tries += 1;
+                    if tries.is_power_of_two() {
+                        tracing::warn!(server = self.place.describe(), reason = %self.place.words(&error),
                                    "the metadata engine cannot be reached; operations wait for it");
+                    }
                     self.rest(pause).await?;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }

@@ -28,7 +28,7 @@ use redis::{Script, Value as Reply};
 use super::Options;
 use super::remote::Remote;
 use super::remote::record::{Commit, Key, Outcome, Server, Value, Verb};
-use crate::txn::Engine;
+use crate::txn::{Durability, Engine};
 use crate::{Error, Result};
 use decode::Replies;
 use link::{Link, NOSCRIPT, Shared};
@@ -148,7 +148,18 @@ impl RedisServer {
             self.warn_about(about("maxmemory_policy"), about("aof_enabled")).await;
             self.forget_old_stamps().await?;
         }
-        if !options.create && matches!(self.fetch(&[Key::Setting]).await?.first(), Some((_, Value::Setting(None)))) {
+        if self.place.wait_disk && version(about("redis_version")) < (7, 2) {
+            let sentence = format!("{place}: wait-disk needs WAITAOF, which Redis has since 7.2");
+            return Err(Error::Refused(sentence));
+        }
+        let setting = self.fetch(&[Key::Setting]).await.map_err(|e| match e {
+            Error::Engine(e) if ["NOPERM", "unknown command"].iter().any(|w| e.reason.contains(w)) => {
+                let reason = &e.reason;
+                Error::Refused(format!("{place}: the server must allow scripts (EVALSHA and EVAL): {reason}"))
+            }
+            e => e,
+        })?;
+        if !options.create && setting.iter().any(|(_, value)| *value == Value::Setting(None)) {
             return Err(Error::Refused(format!("{place} holds no volume")));
         }
         Ok(())
@@ -226,6 +237,31 @@ impl RedisServer {
         self.call(&self.bulk, "read metadata", &self.fetch, FETCH, &program).await
     }
 
+    /// Waits until what was committed is where the options of the URL want it. It is not taken back
+    /// if that takes long: whoever asked waits on.
+    async fn wait_for_copies(&self) -> Result<()> {
+        let mut wait = redis::cmd(if self.place.wait_disk { "WAITAOF" } else { "WAIT" });
+        if self.place.wait_disk {
+            wait.arg(1);
+        }
+        wait.arg(self.place.wait_replicas).arg(COPIES_PAUSE_MS);
+        loop {
+            let reply = self.main.send("wait for copies", &wait).await?;
+            let (disk, replicas) = match reply {
+                Reply::Array(both) => {
+                    let mut both = both.into_iter().map(decode::number);
+                    let mut next = || both.next().unwrap_or(Ok(0));
+                    (next()?, next()?)
+                }
+                replicas => (1, decode::number(replicas)?),
+            };
+            if disk >= 1 && replicas >= i64::from(self.place.wait_replicas) {
+                return Ok(());
+            }
+            tracing::warn!(server = self.place.describe(), disk, replicas, "a sync waits for the server's copies");
+        }
+    }
+
     /// The lock hashes that a session is noted for.
     async fn locks_of(&self, verbs: &[Verb]) -> Result<Vec<Vec<u8>>> {
         let Some(sid) = verbs.iter().find_map(|v| if let Verb::RemoveLocks(sid) = v { Some(*sid) } else { None })
@@ -300,6 +336,12 @@ impl Server for RedisServer {
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Outcome> {
+        let wants_copies =
+            commit.durability == Durability::Power && (self.place.wait_disk || self.place.wait_replicas > 0);
+        if commit.verbs.is_empty() && commit.guards.is_empty() && commit.learn.is_empty() && !wants_copies {
+            // What came before is as safe as the server makes it.
+            return Ok(Outcome::Applied { answers: vec![], learned: vec![] });
+        }
         self.polite.wait(&self.env, &commit.verbs).await;
         let locks = self.locks_of(&commit.verbs).await?;
         let mut program = Program::default();
@@ -340,6 +382,9 @@ impl Server for RedisServer {
             let now = commit.guards.iter().map(|guard| Ok((guard.key.clone(), found.value(&guard.key)?)));
             return Ok(Outcome::Moved(now.collect::<Result<_>>()?));
         }
+        if wants_copies {
+            self.wait_for_copies().await?;
+        }
         let mut told = Replies::new(reply.next()?)?;
         let mut answers = Vec::with_capacity(commit.verbs.len());
         for verb in &commit.verbs {
@@ -378,6 +423,15 @@ impl Server for RedisServer {
         self.main.close();
         self.bulk.close();
     }
+}
+
+/// How long one WAIT lasts: others wait behind it on the same connection.
+const COPIES_PAUSE_MS: u32 = 200;
+
+/// Major and minor number.
+fn version(text: &str) -> (u32, u32) {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// How long closing waits for the server.

@@ -33,6 +33,8 @@ pub(super) struct Place {
     pub(super) connect_timeout: Duration,
     /// Replicas that must have a commit before a sync is acknowledged; 0 for none.
     pub(super) wait_replicas: u32,
+    /// Is a sync acknowledged only once the server's own log is on its disk?
+    pub(super) wait_disk: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,6 +96,7 @@ impl Place {
             read_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             wait_replicas: 0,
+            wait_disk: false,
         };
         place.read_login(login)?;
         place.read_address(rest)?;
@@ -178,6 +181,7 @@ impl Place {
                 "wait-replicas" => {
                     self.wait_replicas = value.parse().map_err(|_| refused(format!("{name}={value} is no number")))?;
                 }
+                "wait-disk" => self.wait_disk = value.is_empty() || value == "true" || value == "1",
                 "route-read" if value.is_empty() || value == "master" => {}
                 "route-read" => {
                     return Err(refused(

@@ -1,4 +1,5 @@
 mod faults;
+mod large;
 mod proxy;
 mod server;
 mod together;

@@ -115,6 +115,13 @@ impl TestServer {
         }
     }
 
+    /// Sends the process a signal by name.
+    pub(super) fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill is there");
+        assert!(sent.success());
+    }
+
     pub(super) fn restart(&mut self) {
         self.kill();
         assert!(self.run(), "the server starts again on its port");

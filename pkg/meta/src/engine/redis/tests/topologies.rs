@@ -82,6 +82,38 @@ async fn sentinels_lead_to_the_master_and_to_the_next_one() {
     assert_eq!(meta.view(crate::testing::CheckInvariants).await.unwrap(), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_waits_for_as_many_replicas_as_were_asked_for() {
+    let master = TestServer::start(&[]);
+    let env = Env::real();
+    let url = format!("{}?wait-replicas=1", master.url(1));
+    let engine = fresh(&env, &url).await;
+    let formatting = {
+        let (env, engine) = (env.clone(), engine.clone());
+        let formatted = async move { crate::format_volume(&env, &*engine, &suite_format()).await };
+        Env::real().spawn(formatted)
+    };
+    env.sleep(Duration::from_millis(500)).await;
+    assert!(!formatting.is_finished(), "nobody has a copy");
+    let _replica = TestServer::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    formatting.await.unwrap().expect("the replica has it");
+    let mut own = master.connection().await;
+    let info: String = redis::cmd("INFO").arg("server").query_async(&mut own).await.unwrap();
+    let number = info.lines().find_map(|l| l.strip_prefix("redis_version:")).expect("a version");
+    match open(env, &format!("{}?wait-disk=1", master.url(1)), NEW).await {
+        Err(Error::Refused(sentence)) => assert!(version(number) < (7, 2) && sentence.contains("7.2"), "{sentence}"),
+        Err(e) => panic!("{e}"),
+        Ok(_) => assert!(version(number) >= (7, 2), "Redis {number} has no WAITAOF"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_scripts_is_refused() {
+    let server = TestServer::start(&["--rename-command", "EVAL", "", "--rename-command", "EVALSHA", ""]);
+    let Err(Error::Refused(sentence)) = open(Env::real(), &server.url(1), NEW).await else { panic!("it opened") };
+    assert!(sentence.contains("scripts"), "{sentence}");
+}
+
 #[test]
 fn urls_read_as_juicefs_reads_them() {
     let none = |_: &str| None;
