@@ -225,6 +225,81 @@ async fn a_server_that_is_only_read(brand: Brand) {
     meta.close().await;
 }
 
+/// A certificate authority, and a certificate of it for 127.0.0.1, readable by the server's user.
+fn certificates(dir: &std::path::Path, user: &str) {
+    let run = |program: &str, args: &[&str]| {
+        let done = std::process::Command::new(program).args(args).current_dir(dir).output().expect("it is installed");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout"];
+    let authority = ["req", "-x509", "-days", "2", "-subj", "/CN=test ca", "-out", "ca.pem"];
+    run("openssl", &[&authority[..], &key[..], &["ca.key"]].concat());
+    run("openssl", &[&["req", "-subj", "/CN=127.0.0.1", "-out", "own.csr"], &key[..], &["own.key"]].concat());
+    std::fs::write(dir.join("ext"), "subjectAltName=IP:127.0.0.1\n").expect("it is written");
+    let sign = ["x509", "-req", "-in", "own.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"];
+    run("openssl", &[&sign[..], &["-extfile", "ext", "-out", "own.pem"]].concat());
+    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("it is there")) == 0 {
+        run("chown", &["-R", user, "."]);
+    }
+}
+
+async fn encrypted(brand: Brand) {
+    let dir = tempfile::tempdir().expect("a directory");
+    certificates(dir.path(), if brand == Brand::Postgres { "postgres" } else { "mysql" });
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let options = match brand {
+        Brand::Postgres => vec![
+            "-cssl=on".to_string(),
+            format!("-cssl_cert_file={}", path("own.pem")),
+            format!("-cssl_key_file={}", path("own.key")),
+        ],
+        Brand::MariaDb => ["cert=own.pem", "key=own.key", "ca=ca.pem"]
+            .map(|o| o.split_once('=').expect("two parts"))
+            .map(|(option, file)| format!("--ssl-{option}={}", path(file)))
+            .to_vec(),
+    };
+    let server = SqlTestServer::start(brand, &options.iter().map(String::as_str).collect::<Vec<_>>());
+    let url = |mode: &str, ca: &str| match brand {
+        Brand::Postgres => server.url("").replace("sslmode=disable", &format!("sslmode={mode}&sslrootcert={ca}")),
+        Brand::MariaDb => server.url("").replace("tls=false", &format!("tls={mode}&ssl-ca={ca}")),
+    };
+    let (full, some) = if brand == Brand::Postgres { ("verify-full", "require") } else { ("true", "skip-verify") };
+    // From here on nobody comes in without TLS.
+    if brand == Brand::MariaDb {
+        server.sql("ALTER USER cairn@'%' REQUIRE SSL");
+        let Err(Error::Refused(_)) = open(Env::real(), &server.url(""), NEW).await else { panic!("without TLS") };
+    }
+    let engine = open(Env::real(), &url(full, &path("ca.pem")), NEW).await.expect("an authority we trust");
+    engine.close().await;
+    let unknown = dir.path().join("other");
+    std::fs::create_dir(&unknown).expect("a directory");
+    certificates(&unknown, "root");
+    let stranger = unknown.join("ca.pem").display().to_string();
+    let Err(Error::Refused(_)) = open(Env::real(), &url(full, &stranger), NEW).await else {
+        panic!("an authority that did not sign")
+    };
+    if brand == Brand::MariaDb {
+        open(Env::real(), &url(some, &stranger), NEW).await.expect("whoever it is").close().await;
+    }
+}
+
+/// More callers than the server takes connections: the rest wait for their turn.
+async fn few_connections(brand: Brand) {
+    let server = match brand {
+        Brand::Postgres => SqlTestServer::start(brand, &["-cmax_connections=8", "-csuperuser_reserved_connections=3"]),
+        Brand::MariaDb => SqlTestServer::start(brand, &["--max-connections=10"]),
+    };
+    let meta = mounted(&server.url(""), &network_tests::quiet()).await;
+    let names = (0..64).map(|n| {
+        let meta = meta.clone();
+        async move { meta.mknod(&Cred::root(), Ino::ROOT, format!("n{n}").as_bytes(), NewNode::file(0o644)).await }
+    });
+    let outcomes = futures::future::join_all(names).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{:?}", outcomes.iter().find(|o| o.is_err()));
+    assert_eq!(meta.statfs().await.expect("totals").used_inodes, 64);
+    meta.close().await;
+}
+
 macro_rules! on_both {
     ($($postgres:ident, $mariadb:ident: $test:ident;)*) => {
         $(
@@ -250,5 +325,8 @@ on_both! {
     another_client_on_postgres_is_no_trouble, another_client_on_mariadb_is_no_trouble: beside_another;
     what_postgres_refuses_is_told_in_a_sentence, what_mariadb_refuses_is_told_in_a_sentence: refusals;
     a_postgres_that_is_only_read_says_so, a_mariadb_that_is_only_read_says_so: a_server_that_is_only_read;
+    postgres_over_tls_trusts_the_given_authority_only, mariadb_over_tls_trusts_the_given_authority_only: encrypted;
+    callers_take_turns_on_a_postgres_with_few_connections, callers_take_turns_on_a_mariadb_with_few_connections:
+        few_connections;
     postgres_without_our_table_settles_too, mariadb_without_our_table_settles_too: without_our_table;
 }
