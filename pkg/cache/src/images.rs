@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -379,7 +379,9 @@ impl Building {
             self.end_piece();
         }
         let (images, key) = (self.images.clone(), self.key);
-        fs::write(images.path(key, SUMS_SUFFIX), &self.sums)?;
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(images.path(key, SUMS_SUFFIX))?.write_all(&self.sums)?;
         fs::rename(images.path(key, TMP_SUFFIX), images.path(key, ""))?;
         self.done = true;
         images.shelf.lock().ready(key);

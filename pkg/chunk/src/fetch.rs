@@ -40,6 +40,9 @@ const AHEAD_AGE_MAX: Duration = Duration::from_secs(30);
 /// or for this long if somebody else needs the memory.
 const AHEAD_AGE_MIN: Duration = Duration::from_secs(2);
 
+/// Blocks with the part of each that is meant; mostly one or two.
+type Spans = SmallVec<[(BlockKey, Range<u32>); 2]>;
+
 /// A range of a block, fetched as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Flight {
@@ -163,7 +166,7 @@ impl ChunkStore {
         spans.iter().all(|(key, _)| self.cache().contains(*key) || is_here(*key))
     }
 
-    fn spans(&self, slice: SliceRef, off: u32, len: u32) -> Result<SmallVec<[(BlockKey, Range<u32>); 2]>> {
+    fn spans(&self, slice: SliceRef, off: u32, len: u32) -> Result<Spans> {
         if u64::from(off) + u64::from(len) > u64::from(slice.size) {
             return Err(Error::OutOfSlice { slice, off, len });
         }
