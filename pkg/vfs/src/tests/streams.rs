@@ -114,3 +114,15 @@ async fn the_window_grows_with_the_delay() {
     println!("{speed:.0} MiB/s");
     assert!(speed >= 90.0, "{speed} MiB/s over the whole of a short file");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_first_read_at_the_end_brings_the_index_with_it() {
+    let far = Far::new(32, Duration::from_millis(30)).await;
+    let (gets, length) = (far.store.gets(), (FILE_MIB * MIB) as u64);
+    let opened = far.vfs.open(&Cred::root(), far.ino, OpenFlags::reading()).await.expect("opens");
+    for (at, len) in [(length - 8, 8), (length - 200_000, 100_000), (length - 90_000, 90_000)] {
+        let bytes = far.vfs.read(&Cred::root(), opened.fh, at, len).await.expect("reads");
+        assert_eq!(&bytes[..], vec![(FILE_MIB - 1) as u8; len as usize]);
+    }
+    assert_eq!(far.store.gets() - gets, 1, "the footer came with its last eight bytes");
+}
