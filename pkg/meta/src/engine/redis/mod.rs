@@ -1,7 +1,7 @@
 //! JuiceFS's keys in Redis (volume format 5.5), one script for every fetch, one for every commit.
 //!
-//! [`program`] turns keys, guards and verbs into instructions, the scripts run them atomically,
-//! [`decode`] reads the replies. A commit carries a stamp that the script stores with it, so that
+//! `program` turns keys, guards and verbs into instructions, the scripts run them atomically,
+//! `decode` reads the replies. A commit carries a stamp that the script stores with it, so that
 //! sending it again after a broken connection finds out whether it happened, and never does it
 //! twice (R14). Attribute records are spliced on the server, so that fields of newer clients
 //! survive; all keys of a writing script are declared.

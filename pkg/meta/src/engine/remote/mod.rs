@@ -1,7 +1,7 @@
 //! Engines across a network: operations run here against records already known, and commit with
 //! what they relied on in one round trip (ADR 0008).
 //!
-//! A change runs on facts, hints and guesses ([`View`]); its commit carries what it saw, and the
+//! A change runs on facts, hints and guesses (`View`); its commit carries what it saw, and the
 //! server applies it only if that still holds. If it does not, the answer carries the current
 //! values and the operation runs again on those; it is never half-applied. An error, or an outcome
 //! without a change, is told only once everything it depends on came in one answer of the server.

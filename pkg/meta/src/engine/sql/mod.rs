@@ -3,7 +3,7 @@
 //! Each commit is one message of the simple protocol: it holds the rows the operation relied on,
 //! checks them, changes what is to be changed, and brings back what is to be known; the server stops
 //! by itself where a check fails (ADR 0009). Each fetch is one message over one view. Where
-//! PostgreSQL and MySQL differ in words, [`dialect`] knows both; how to connect and to read answers
+//! PostgreSQL and MySQL differ in words, `dialect` knows both; how to connect and to read answers
 //! is theirs ([`link::Wire`]).
 //!
 //! A commit whose connection broke is sent again under the same number: a row per lane in our own
