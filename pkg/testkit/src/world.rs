@@ -326,6 +326,7 @@ fn meta_config() -> cairn_meta::Config {
         atime_mode: AtimeMode::NoAtime,
         heartbeat: Duration::from_secs(12),
         root: Ino::ROOT,
+        own_attr_age: Duration::from_secs(1),
         upkeep_queue: 10_000,
     }
 }
