@@ -126,9 +126,9 @@ async fn together(brand: Brand) {
     let first = mounted(&url, &format).await;
     let root = Cred::root();
     let (dir, _) = first.mknod(&root, Ino::ROOT, b"dir", NewNode::dir(0o755)).await.expect("mkdir");
-    let mut clients: Vec<(Arc<Meta>, Box<dyn Fn() -> u64 + Send>)> = Vec::new();
+    let mut clients: Vec<(Arc<Meta>, Lost)> = Vec::new();
     for n in 0..3 {
-        let (engine, lost): (Arc<dyn Engine>, Box<dyn Fn() -> u64 + Send>) = match brand {
+        let (engine, lost): (Arc<dyn Engine>, Lost) = match brand {
             Brand::Postgres => {
                 let e = crate::engine::postgres::open(Env::real(), &url, Options::default()).await.expect("it opens");
                 let counted = e.clone();
@@ -159,6 +159,9 @@ async fn together(brand: Brand) {
     assert_eq!(first.readdir(dir, b"", 1000, false).await.expect("names").len(), 123);
     assert_eq!(first.view(crate::testing::CheckInvariants).await.expect("a check"), Vec::<String>::new());
 }
+
+/// How often a client lost so far.
+type Lost = Box<dyn Fn() -> u64 + Send>;
 
 /// Operations run again and transactions sent again.
 fn lost(counts: &crate::engine::remote::Counts, sql: &super::SqlCounts) -> u64 {
