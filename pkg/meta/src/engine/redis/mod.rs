@@ -8,6 +8,7 @@
 //!
 //! Not here: what an operation relies on (`remote`).
 
+mod compare;
 mod decode;
 mod link;
 mod pages;
