@@ -13,12 +13,14 @@ mod mapped;
 mod nodes;
 mod opening;
 mod options;
+mod passing;
 mod quotas;
 mod renames;
 mod statfs;
 mod trash;
 mod two_mounts;
 mod virtual_files;
+mod warming;
 mod xattrs;
 
 use std::fs::{File, OpenOptions};

@@ -27,6 +27,43 @@ pub struct Config {
     pub jobs: Jobs,
     /// The virtual files of the root.
     pub internal: Internal,
+    /// Files the kernel reads by itself.
+    pub passthrough: Passthrough,
+}
+
+/// Files the kernel reads by itself, from plain images in the cache's first folder: at the page cache's own speed,
+/// but an open file does not see what others change. Needs root and Linux 6.9.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passthrough {
+    /// None.
+    Off,
+    /// Immutable files, and all of a read-only mount that were left alone for a minute. Default.
+    #[default]
+    Auto,
+    /// All that nobody has open for writing; meanwhile opening them for writing fails with ETXTBSY.
+    All,
+}
+
+impl Passthrough {
+    pub(crate) fn passable(self) -> Option<cairn_vfs::Passable> {
+        match self {
+            Passthrough::Off => None,
+            Passthrough::Auto => Some(cairn_vfs::Passable::Unchanging),
+            Passthrough::All => Some(cairn_vfs::Passable::All),
+        }
+    }
+}
+
+impl std::str::FromStr for Passthrough {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Ok(match s {
+            "off" => Passthrough::Off,
+            "auto" => Passthrough::Auto,
+            "all" => Passthrough::All,
+            _ => return Err(format!("unknown passthrough {s:?}: expected off, auto or all")),
+        })
+    }
 }
 
 /// This client as others see it.
@@ -184,6 +221,7 @@ impl Config {
             data: Data { buffer_bytes: 300 * MIB, prefetch: 1, max_readahead_bytes: 0, packs: true },
             jobs: Jobs { no_bgjob: false, max_deletes: 10 },
             internal: Internal::default(),
+            passthrough: Passthrough::default(),
         }
     }
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_chunk::ChunkStore;
+use cairn_env::TaskSet;
 use cairn_jobs::tree::{self, InfoOptions, RemoveOptions, SummaryOptions, SummaryReply};
+use cairn_jobs::warm::{self, Action, Warmed};
 use cairn_jobs::{Progress as Step, Upkeep};
 use cairn_meta::{Cred, Meta};
 use cairn_vfs::{Control, ControlReply, ControlRequest, ErrnoByte, Progress};
@@ -11,9 +14,13 @@ use futures::future::BoxFuture;
 use serde::Serialize;
 
 /// The commands of one mount.
+#[derive(Clone)]
 pub(crate) struct Commands {
     pub(crate) meta: Arc<Meta>,
     pub(crate) upkeep: Arc<Upkeep>,
+    pub(crate) chunks: Arc<ChunkStore>,
+    /// What goes on behind a message that was answered.
+    pub(crate) tasks: TaskSet,
 }
 
 type Outcome = Result<ControlReply, cairn_jobs::Error>;
@@ -25,7 +32,7 @@ impl Control for Commands {
         request: ControlRequest,
         progress: Arc<Progress>,
     ) -> BoxFuture<'static, Result<ControlReply, ErrnoByte>> {
-        let this = Commands { meta: self.meta.clone(), upkeep: self.upkeep.clone() };
+        let this = self.clone();
         Box::pin(async move {
             let outcome = this.serve(checked(cred), request, &progress).await;
             outcome.map_err(|e| {
@@ -58,12 +65,43 @@ impl Commands {
                 let tree = tree::summary(meta, ino, "", &options, &|step| both(progress, step)).await?;
                 Ok(json(&SummaryReply { errno: 0, tree: Some(tree) }))
             }
+            ControlRequest::Cache { paths, workers, background, action } => {
+                let action = match action {
+                    0 => Action::Fill,
+                    1 => Action::Evict,
+                    2 => Action::Check,
+                    _ => return Err(cairn_meta::Error::NotSupported.into()),
+                };
+                if background {
+                    self.warm_behind(cred, paths, action, usize::from(workers));
+                    return Ok(json(&Warmed::default()));
+                }
+                let watch = |step: Step| both(progress, step);
+                Ok(json(&warm::run(meta, &self.chunks, &cred, &paths, action, usize::from(workers), &watch).await?))
+            }
             ControlRequest::Compact { ino, workers } => {
                 let threads = usize::from(workers).max(1);
                 self.upkeep.compact_tree(ino, threads, &|step| entries(progress, step)).await?;
                 Ok(ControlReply::Done)
             }
         }
+    }
+}
+
+impl Commands {
+    /// Goes on when nobody waits any more; ends with the mount.
+    fn warm_behind(&self, cred: Cred, paths: Vec<Vec<u8>>, action: Action, threads: usize) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let work = warm::run(&this.meta, &this.chunks, &cred, &paths, action, threads, &cairn_jobs::unwatched);
+            tokio::select! {
+                () = this.tasks.stopping() => {}
+                done = work => match done {
+                    Ok(done) => tracing::info!(files = done.file_count, bytes = done.total_bytes, ?action, "warmup is done"),
+                    Err(error) => tracing::warn!(%error, ?action, "warmup ended early"),
+                },
+            }
+        });
     }
 }
 

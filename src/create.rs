@@ -75,8 +75,11 @@ async fn make<E: From<Error>>(
     if let Some(stored) = stored.as_ref().filter(|_| options.no_update) {
         return Ok(Created::Kept(stored.clone()));
     }
-    let old = stored.as_ref().map(admin::opened).transpose()?;
+    let old = stored.as_ref().map(admin::opened_to_change).transpose()?;
     let mut wanted = wish(old.as_ref())?;
+    if let Some(stored) = &stored {
+        admin::given_again(stored, &wanted)?;
+    }
     check_supported(&wanted)?;
     match (stored, &old) {
         (Some(stored), Some(old)) if *old == wanted => return Ok(Created::Kept(stored)),

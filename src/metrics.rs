@@ -177,6 +177,8 @@ impl Reader {
         out.counter("chunk_get_bytes", "Plain bytes of those", d.get_bytes)?;
         out.counter("chunk_get_errors", "Blocks that could not be fetched", d.get_errors)?;
         out.counter("chunk_prefetched_blocks", "Blocks fetched ahead", d.prefetched_blocks)?;
+        out.counter("chunk_range_gets", "Parts of blocks fetched", d.range_gets)?;
+        out.counter("chunk_hedged_gets", "Gets made twice because the first was slow", d.hedged_gets)?;
         out.counter("chunk_refetches", "Blocks fetched again, not decodable the first time", d.refetches)?;
         out.counter("chunk_corrupt_blocks", "Blocks that did not decode twice", d.corrupt_blocks)
     }

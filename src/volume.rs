@@ -40,6 +40,9 @@ const WHOLE_PACK_BYTES: u32 = 1 << 20;
 /// Entries fetched at a time when a directory is listed.
 const READDIR_PAGE: usize = 1000;
 
+/// Space for images of whole files, on top of the cache's: a share of it in percent.
+const IMAGES_PERCENT: u64 = 50;
+
 /// How old usage in the metrics may be.
 const USAGE_EVERY: Duration = Duration::from_secs(10);
 
@@ -108,7 +111,9 @@ impl Volume {
             vfs: Arc::new(OnceLock::new()),
         };
         let exporter = metrics::exporter(&sources, &dials, &format, &config);
-        let control = Commands { meta: meta.clone(), upkeep: upkeep.clone() };
+        let tasks = TaskSet::new(env.clone());
+        let control =
+            Commands { meta: meta.clone(), upkeep: upkeep.clone(), chunks: chunks.clone(), tasks: tasks.clone() };
         let parts = Parts {
             stats: {
                 let e = exporter.clone();
@@ -122,6 +127,7 @@ impl Volume {
         };
         let vfs = Vfs::new(env, meta.clone(), chunks.clone(), parts, vfs_config(&config, &format));
         _ = sources.vfs.set(Arc::downgrade(&vfs));
+        pass_through(&vfs, &config, &format);
         let volume = Volume {
             config,
             format,
@@ -283,6 +289,22 @@ fn open_cache(env: &Env, cache: &Cache, format: &Format, cipher: Option<Arc<Ciph
         key_layout: format.key_layout(),
     };
     Ok(BlockCache::with_cipher(env.clone(), config, cipher)?)
+}
+
+/// Lets files be read from images by the kernel itself, where that is wanted and may be: as root, and with
+/// plain bytes on the cache's disk.
+fn pass_through(vfs: &Vfs, config: &Config, format: &Format) {
+    let Some(passable) = config.passthrough.passable() else { return };
+    let Some(dir) = config.cache.dirs.first() else { return };
+    if !rustix::process::geteuid().is_root() || !format.encrypt_key.is_empty() || config.cache.disk_bytes == 0 {
+        return;
+    }
+    let folder = dir.join(&format.uuid).join("images");
+    let bytes_max = config.cache.disk_bytes / 100 * IMAGES_PERCENT;
+    match cairn_cache::Images::open(folder.clone(), bytes_max, config.cache.free_space_ratio) {
+        Ok(images) => vfs.pass_through(images, passable),
+        Err(error) => tracing::info!(folder = %folder.display(), %error, "no images of files: all reads come here"),
+    }
 }
 
 /// Blocks that only this disk has are not ours to overlook: their files are damaged until they are uploaded.

@@ -75,7 +75,8 @@ pub(crate) async fn ask(
     let control = OpenOptions::new().read(true).write(true).open(&path);
     let control = match control {
         Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
-            bail!("{} is mounted read-only: its control file cannot be used", mountpoint.display())
+            let sentence = format!("{} is mounted read-only: its control file cannot be used", mountpoint.display());
+            return Err(anyhow::Error::new(e).context(sentence));
         }
         control => control.with_context(|| format!("open {}", path.display()))?,
     };
@@ -96,6 +97,12 @@ pub(crate) async fn ask(
             pause = (pause * 2).min(PAUSE.1);
         }
     }
+}
+
+/// Did [`ask`] fail because the mount is read-only?
+pub(crate) fn is_read_only(error: &anyhow::Error) -> bool {
+    let is = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
+    error.downcast_ref::<std::io::Error>().is_some_and(is)
 }
 
 enum Item {

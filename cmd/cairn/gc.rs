@@ -74,6 +74,10 @@ fn shown(report: &Report, delete: bool) -> String {
     if report.ignored.count > 0 {
         out += &line("not blocks", &report.ignored);
     }
+    if report.dead.count > 0 {
+        out += &line("packs", &report.packs);
+        out += &line("dead in packs", &report.dead);
+    }
     if report.unfinished.count > 0 {
         out += &line("unfinished", &report.unfinished);
     }

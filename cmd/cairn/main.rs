@@ -32,6 +32,7 @@ mod table;
 mod umount;
 mod units;
 mod version;
+mod warmup;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -103,6 +104,8 @@ enum Command {
     Fsck(fsck::FsckArgs),
     /// Remove directories with all that is in them
     Rmr(rmr::RmrArgs),
+    /// Fill the local cache with files, empty it of them, or see what is there
+    Warmup(warmup::WarmupArgs),
     /// Print the version
     Version,
 }
@@ -151,6 +154,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Gc(args) => wait(gc::run(args, global)),
         Command::Fsck(args) => wait(fsck::run(args, global)),
         Command::Rmr(args) => wait(rmr::run(args, global)),
+        Command::Warmup(args) => wait(warmup::run(args, global)),
         Command::Version => version::run(),
     }
 }

@@ -282,7 +282,7 @@ async fn saving(env: &Env, vfs: Weak<Vfs>, stage: &watch::Sender<Stage>) {
     loop {
         if let Some(vfs) = vfs.upgrade() {
             let (files, bytes) = vfs.dirty();
-            let now = Stage::Saving { bytes: bytes as u64, files: files as u64 };
+            let now = Stage::Saving { bytes, files: files as u64 };
             stage.send_if_modified(|stage| std::mem::replace(stage, now.clone()) != now);
         }
         env.sleep(TELL_EVERY).await;

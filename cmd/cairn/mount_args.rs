@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cairn::Config;
-use cairn::config::{Cache, Client, Data, Internal, Jobs, Storage};
+use cairn::config::{Cache, Client, Data, Internal, Jobs, Passthrough, Storage};
 use cairn_cache::{ChecksumLevel, Eviction};
 use cairn_meta::AtimeMode;
 use clap::{Args, ValueEnum};
@@ -186,6 +186,9 @@ pub(crate) struct MountArgs {
     /// Who leaves a full cache: none, s3-fifo, 2-random or lru
     #[arg(long, default_value = "s3-fifo", help_heading = "Data cache options")]
     cache_eviction: Eviction,
+    /// Files the kernel reads by itself (root, Linux 6.9): off, auto (unchanging ones), or all
+    #[arg(long, default_value = "auto", help_heading = "Data cache options")]
+    passthrough: Passthrough,
 
     /// Address of the metrics page; empty: none
     #[arg(long, value_name = "HOST:PORT", value_parser = units::address, default_value = "127.0.0.1:9567", help_heading = "Metrics options")]
@@ -256,6 +259,7 @@ impl MountArgs {
                 packs: !self.no_packs,
             },
             jobs: Jobs { no_bgjob: self.no_bgjob, max_deletes: self.max_deletes },
+            passthrough: self.passthrough,
             internal: Internal { hide: self.hide_internal, prefix: self.prefix_internal, labels: self.labels()? },
         })
     }

@@ -5,6 +5,7 @@
 //! happens to the environment, which children would inherit.
 
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
@@ -73,8 +74,9 @@ pub(crate) fn meta_url(url: &str) -> anyhow::Result<String> {
         bail!("{url:?} is not a metadata URL: did you mean sqlite3://{}?", path.display());
     }
     let url = crate::paths::absolute_url(url);
-    let Some((scheme, rest)) = url.split_once("://") else { return Ok(url) };
-    if matches!(scheme, "sqlite3" | "memkv") || password(&url).is_some() {
+    // An address alone is a Redis server's.
+    let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url.as_str()));
+    if matches!(scheme, "sqlite3" | "memkv") || password(&format!("{scheme}://{rest}")).is_some() {
         return Ok(url);
     }
     let given = META_PASSWORD.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -83,11 +85,27 @@ pub(crate) fn meta_url(url: &str) -> anyhow::Result<String> {
         (None, Some(file)) => read_file("META_PASSWORD_FILE", file)?,
         (None, None) => return Ok(url),
     };
+    // Redis URLs are escaped as URLs are; the others take a password as it is.
+    let is_escaped = matches!(scheme, "redis" | "rediss" | "unix");
+    let secret = if is_escaped { escaped(&secret) } else { secret };
     HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).push(secret.clone());
     Ok(match rest.rsplit_once('@') {
         Some((user, place)) => format!("{scheme}://{}:{secret}@{place}", user.trim_end_matches(':')),
         None => format!("{scheme}://:{secret}@{rest}"),
     })
+}
+
+/// `%HH` for whatever is not a letter, a digit or one of `-._~`.
+fn escaped(secret: &str) -> String {
+    let mut out = String::with_capacity(secret.len());
+    for b in secret.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
+            out.push(b as char);
+        } else {
+            write!(out, "%{b:02X}").expect("a String takes all text");
+        }
+    }
+    out
 }
 
 /// What unlocks the private key of an encrypted volume: `JFS_RSA_PASSPHRASE`, or what the file says that
@@ -155,5 +173,11 @@ mod tests {
         assert_eq!(password("redis://:secret@host/1"), Some("secret"));
         assert_eq!(password("redis://host:6379/1"), None);
         assert_eq!(password("sqlite3:///x.db"), None);
+    }
+
+    #[test]
+    fn a_password_is_escaped_for_a_url() {
+        assert_eq!(escaped("a-b_c.d~9"), "a-b_c.d~9");
+        assert_eq!(escaped("p@ss/w?d% é"), "p%40ss%2Fw%3Fd%25%20%C3%A9");
     }
 }

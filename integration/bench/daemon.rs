@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use cairn_env::Env;
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
 use crate::null;
 use crate::turns::rest;
@@ -30,11 +31,12 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// `cairn mount` with its default flags, and the cache in `cache`.
-    pub(crate) fn cairn(env: &Env, url: &str, root: &Path, cache: &Path) -> anyhow::Result<Daemon> {
+    /// `cairn mount` with the cache in `cache`, and its default flags but for `flags`.
+    pub(crate) fn cairn(env: &Env, url: &str, root: &Path, cache: &Path, flags: &[&str]) -> anyhow::Result<Daemon> {
+        fs::create_dir_all(root)?;
         let log = File::create(root.with_extension("log"))?;
         let mut command = cairn();
-        command.args(["mount", url]).arg(root).arg("--cache-dir").arg(cache);
+        command.args(["mount", url]).arg(root).arg("--cache-dir").arg(cache).args(flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Daemon::start(env, command, root, false)
     }
@@ -60,6 +62,11 @@ impl Daemon {
     /// The mount point.
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Its threads may run on these CPUs from now on.
+    pub(crate) fn run_on(&self, cpus: &CpuSet) -> anyhow::Result<()> {
+        pin(&self.proc("task"), cpus)
     }
 
     /// CPU time it has used.
@@ -107,6 +114,19 @@ impl Drop for Daemon {
             _ = self.child.wait();
         }
     }
+}
+
+/// The threads named in a folder of /proc may run on these CPUs from now on.
+pub(crate) fn pin(tasks: &Path, cpus: &CpuSet) -> anyhow::Result<()> {
+    for task in fs::read_dir(tasks)? {
+        let tid = task?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+        match sched_setaffinity(tid, cpus) {
+            // A thread may end at any time.
+            Err(rustix::io::Errno::SRCH) => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
 /// The binary under test, with nothing to run yet.

@@ -75,7 +75,7 @@ impl Case {
         let format = ["format", &url, "bench-volume", "--storage", "file", "--bucket"];
         let out = cairn().args(format).arg(&store).output()?;
         ensure!(out.status.success(), "cairn format: {}", String::from_utf8_lossy(&out.stderr));
-        let daemon = Daemon::cairn(&world.env, &url, &folder.join("mnt"), &folder.join("cache"))?;
+        let daemon = Daemon::cairn(&world.env, &url, &folder.join("mnt"), &folder.join("cache"), &[])?;
         let mut raw = Raw::connect(self.kind, &engine, &proxy, self.threads)?;
         let total = self.files();
         let turns = world.settings.turns.min(TURNS_MAX);

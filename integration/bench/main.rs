@@ -9,6 +9,7 @@
 //! docs/BENCHMARKS.md says how to run it and what was measured.
 
 mod daemon;
+mod encryption;
 mod engines;
 mod listing;
 mod machine;
@@ -44,9 +45,10 @@ struct Group {
 }
 
 /// In the order they run: memory is what the whole run leaves behind, so it is last.
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group { name: "write", measure: write::measure },
     Group { name: "read", measure: read::measure },
+    Group { name: "encryption", measure: encryption::measure },
     Group { name: "names", measure: names::measure },
     Group { name: "listing", measure: listing::measure },
     Group { name: "engines", measure: engines::measure },

@@ -27,7 +27,7 @@ const WITHOUT_LOG_FLUSH: u32 = 2;
 
 #[test]
 fn what_was_fsynced_survives_a_power_cut() {
-    let whole = std::env::var_os("CAIRN_WHOLE").is_some();
+    let whole = env_number("CAIRN_WHOLE").is_some_and(|n| n > 0);
     let seed = env_number("CAIRN_SEED").unwrap_or(1);
     let cuts = if whole { CUTS.1 } else { CUTS.0 };
     for volume in 0..cuts.div_ceil(CUTS_OF_A_VOLUME) {
@@ -43,7 +43,7 @@ fn survive_some_cuts(seed: u64, cuts: u64) {
     let manifest = Manifest::default();
     for cut in 0..cuts {
         // One order each, whichever comes first.
-        one_cut(&mut place, &manifest, &mut chance, (seed, cut), (seed + cut) % 2 == 0);
+        one_cut(&mut place, &manifest, &mut chance, (seed, cut), (seed + cut).is_multiple_of(2));
         let mounted = place.mount();
         manifest.verify(mounted.root());
         mounted.unmount();

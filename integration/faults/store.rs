@@ -212,7 +212,7 @@ fn a_bucket_of_another_volume_is_not_followed() {
 #[test]
 fn umount_says_what_it_waits_for() {
     let volume = Volume::new(&[]);
-    let mut mounted = volume.mount(&["--io-retries", "6"]);
+    let mut mounted = volume.mount(&["--io-retries", "7"]);
     let content = bytes(1, 1_000_000);
     let file = File::create(mounted.path("f")).unwrap();
     let outage = Outage::begin(&volume);

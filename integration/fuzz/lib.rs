@@ -34,4 +34,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "object", run: targets::sealed::object },
     Target { name: "pem", run: targets::sealed::pem },
     Target { name: "cached", run: targets::cached::cached },
+    Target { name: "journal", run: targets::journal::journal },
 ];

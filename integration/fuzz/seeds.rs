@@ -5,6 +5,7 @@ use cairn_meta::record::{DelayedSlices, FlockKind, PlockRange};
 use cairn_types::{AclEntry, AclRule, Attr, Compression, Format, Ino, SliceId, SliceRecord, SliceRef};
 
 use crate::targets::cached::KEY;
+use crate::targets::journal;
 use crate::targets::sealed::cipher;
 
 /// Bytes a target reads, of each form it knows.
@@ -77,6 +78,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             let clear = |how: u8| [&[how], &block[..]].concat();
             vec![[&[1], &sealed[..]].concat(), [&[25], &sealed[..]].concat(), clear(0), clear(6)]
         }
+        "journal" => vec![journal::seed().1.clone()],
         _ => Vec::new(),
     }
 }

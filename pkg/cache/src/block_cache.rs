@@ -86,6 +86,26 @@ impl BlockCache {
         self.disk.put(key, block);
     }
 
+    /// Keeps a whole block on disk, if there is one; waits for the queue instead of dropping it.
+    pub async fn put_surely(&self, key: BlockKey, block: Bytes) {
+        assert_eq!(block.len(), key.len as usize, "block {key} has another length");
+        self.disk.put_surely(key, block).await;
+    }
+
+    /// Where the block is: a directory, whose disk is asked, or `memory`.
+    pub async fn locate(&self, key: BlockKey) -> Option<String> {
+        if self.disk.is_usable() {
+            return self.disk.locate(key).await;
+        }
+        self.memory.contains(key).then(|| "memory".to_owned())
+    }
+
+    /// Forgets a block, and waits until its file is gone.
+    pub async fn evict(&self, key: BlockKey) {
+        self.memory.remove(key);
+        self.disk.evict(key).await;
+    }
+
     /// Is the block here, as far as is known? Never waits. A block on disk that is not indexed yet
     /// counts as absent.
     pub fn contains(&self, key: BlockKey) -> bool {

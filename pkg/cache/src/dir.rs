@@ -103,6 +103,10 @@ impl Dir {
         })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The text its place on the ring is computed from.
     pub(crate) fn lock_text(&self) -> &str {
         &self.lock
@@ -119,6 +123,11 @@ impl Dir {
     /// May the block be here? Never waits.
     pub(crate) fn may_hold(&self, key: BlockKey) -> bool {
         !self.is_out() && (!self.scanned.load(Acquire) || self.index.lock().contains(key))
+    }
+
+    /// Is the block's file there? Asks the disk.
+    pub(crate) fn has_file(&self, key: BlockKey) -> bool {
+        fs::metadata(self.file_path(key)).is_ok_and(|meta| block_file::has_checksums(meta.len(), key.len).is_some())
     }
 
     /// Has a scan seen everything?

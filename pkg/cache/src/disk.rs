@@ -154,6 +154,48 @@ impl Disk {
         }
     }
 
+    /// The same, but waits for the queue.
+    pub(crate) async fn put_surely(&self, key: BlockKey, block: Bytes) {
+        let Some(at) = self.owner(key).filter(|&at| self.dirs[at].is_writable()) else { return };
+        if self.contains(key) {
+            return;
+        }
+        let room = self.room.acquire(block.len() as u64).await;
+        let queue = self.queues[at].lock().clone();
+        let Some(queue) = queue else { return };
+        let Ok(place) = queue.reserve().await else { return };
+        self.waiting.lock().insert(key, block);
+        place.send(Job::Store(key, room));
+    }
+
+    /// The directory that has the block, or soon will.
+    pub(crate) async fn locate(&self, key: BlockKey) -> Option<String> {
+        for at in self.places(key) {
+            let dir = &self.dirs[at];
+            let shown = || dir.path().display().to_string();
+            if self.waiting.lock().contains_key(&key) || call(&self.env, dir, move |dir| dir.has_file(key)).await? {
+                return Some(shown());
+            }
+        }
+        None
+    }
+
+    /// Removes a block's file, wherever it is.
+    pub(crate) async fn evict(&self, key: BlockKey) {
+        self.waiting.lock().remove(&key);
+        for at in self.places(key) {
+            call(&self.env, &self.dirs[at], move |dir| dir.remove(key)).await;
+        }
+    }
+
+    /// The directories that may hold a block.
+    fn places(&self, key: BlockKey) -> impl Iterator<Item = usize> + use<> {
+        let owner = self.owner(key);
+        let older = (self.dirs.len() > 1).then(|| ring::older_owner(&key.object_key(self.key_layout), self.dirs.len()));
+        let older = older.filter(|older| Some(*older) != owner && !self.dirs[*older].is_out());
+        owner.into_iter().chain(older)
+    }
+
     /// Forgets a block at once; its file goes in the background.
     pub(crate) fn remove(&self, key: BlockKey) {
         self.waiting.lock().remove(&key);

@@ -72,7 +72,7 @@ impl Fifo {
         for _ in 0..steps {
             let total = self.short.bytes + self.long.bytes;
             let from_long = self.short.bytes * 100 <= total * NEWCOMERS_PERCENT && self.long.bytes > 0;
-            let Some((key, member)) = self.head(from_long).or_else(|| self.head(!from_long)) else { return None };
+            let (key, member) = self.head(from_long).or_else(|| self.head(!from_long))?;
             if !may(key) {
                 self.requeue(key, member);
             } else if member.uses == 0 {

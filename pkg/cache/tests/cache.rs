@@ -122,7 +122,8 @@ async fn a_sealed_file_is_read_by_the_next_mount_in_any_part() {
 async fn a_sealed_file_that_is_not_what_it_was_is_removed() {
     let key = key(1, 2 * PIECE as u32);
     let header = cipher("pkcs1").file_header_bytes();
-    let changes: [(&str, &dyn Fn(&Path)); 5] = [
+    type Change<'a> = (&'a str, &'a dyn Fn(&Path));
+    let changes: [Change; 5] = [
         ("the wrapped key", &|file| flip(file, 20)),
         ("the content", &|file| flip(file, header as u64 + 100)),
         ("a tag", &|file| flip(file, (header + PIECE) as u64 + 3)),

@@ -40,6 +40,9 @@ const AHEAD_AGE_MAX: Duration = Duration::from_secs(30);
 /// or for this long if somebody else needs the memory.
 const AHEAD_AGE_MIN: Duration = Duration::from_secs(2);
 
+/// Blocks with the part of each that is meant; mostly one or two.
+type Spans = SmallVec<[(BlockKey, Range<u32>); 2]>;
+
 /// A range of a block, fetched as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Flight {
@@ -163,7 +166,7 @@ impl ChunkStore {
         spans.iter().all(|(key, _)| self.cache().contains(*key) || is_here(*key))
     }
 
-    fn spans(&self, slice: SliceRef, off: u32, len: u32) -> Result<SmallVec<[(BlockKey, Range<u32>); 2]>> {
+    fn spans(&self, slice: SliceRef, off: u32, len: u32) -> Result<Spans> {
         if u64::from(off) + u64::from(len) > u64::from(slice.size) {
             return Err(Error::OutOfSlice { slice, off, len });
         }
@@ -466,11 +469,24 @@ impl ChunkStore {
     ///
     /// Those of [`ChunkStore::read`].
     pub async fn warm(self: &Arc<Self>, key: BlockKey) -> Result<()> {
-        // The disk may hold a block that is not indexed yet: one byte shows it.
-        if self.cache().contains(key) || self.cache().get(key, 0..key.len.min(1)).await.is_some() {
+        let cache = self.cache();
+        if cache.locate(key).await.is_some() {
             return Ok(());
         }
-        self.fetch(key).await.map(drop)
+        let block = self.fetch(key).await?;
+        cache.put_surely(key, block).await;
+        Ok(())
+    }
+
+    /// Forgets what this client keeps of a block.
+    pub async fn cool(&self, key: BlockKey) {
+        self.fetching().forget(key);
+        self.cache().evict(key).await;
+    }
+
+    /// The blocks that hold `len` bytes of a slice from `off`; none if they do not lie within it.
+    pub fn blocks_of(&self, slice: SliceRef, off: u32, len: u32) -> impl Iterator<Item = BlockKey> + use<> {
+        self.spans(slice, off, len).unwrap_or_default().into_iter().map(|(key, _)| key)
     }
 }
 

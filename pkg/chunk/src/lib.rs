@@ -27,6 +27,7 @@ mod pool;
 mod slice_writer;
 mod stats;
 
+pub use cairn_cache::{Found, Image, ImageKey, Images};
 pub use chunk_store::{ChunkStore, Depth};
 pub use codec::Codec;
 pub use config::Config;

@@ -8,6 +8,7 @@ use cairn_vfs::{DirEntry, Opened};
 use fuser::{Errno, FopenFlags, Generation, ReplyAttr, ReplyEntry};
 
 use crate::Config;
+use crate::backing::Backings;
 use crate::convert::{file_attr, no_attr};
 use crate::known::KnownInodes;
 use crate::notify::{Notice, Notices};
@@ -18,13 +19,14 @@ const GENERATION: Generation = Generation(1);
 pub(crate) struct Answers {
     pub(crate) config: Config,
     pub(crate) known: KnownInodes,
+    pub(crate) backings: Backings,
     /// Set once the session runs.
     pub(crate) notices: OnceLock<Notices>,
 }
 
 impl Answers {
     pub(crate) fn new(config: Config) -> Answers {
-        Answers { config, known: KnownInodes::new(), notices: OnceLock::new() }
+        Answers { config, known: KnownInodes::new(), backings: Backings::default(), notices: OnceLock::new() }
     }
 
     /// How long a name may be believed.
@@ -89,6 +91,9 @@ impl Answers {
             // The kernel would go on with the length it was told, for as long as that may be believed.
             self.attr_is_old(ino);
         }
+        if opened.uncached {
+            return FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        }
         if held.pages && opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
     }
 
@@ -102,6 +107,16 @@ impl Answers {
     fn attr_is_old(&self, ino: Ino) {
         if let Some(notices) = self.notices.get() {
             notices.attr_now(ino);
+        }
+    }
+
+    /// Bytes were written past the kernel's pages while somebody else has the file open: pages of the
+    /// range that were read meanwhile are old.
+    pub(crate) fn wrote_past_pages(&self, ino: Ino, offset: u64, len: u32) {
+        if len > 0
+            && let Some(notices) = self.notices.get()
+        {
+            notices.send(Notice::Content { ino, offset, len: u64::from(len) });
         }
     }
 
@@ -124,7 +139,7 @@ mod tests {
 
     fn opened(nanos: u32, keep_cache: bool, direct: bool) -> Opened {
         let attr = Attr { mtime: Timestamp { secs: 1, nanos }, ..Attr::default() };
-        Opened { fh: Fh(1), attr, keep_cache, direct, created: false }
+        Opened { fh: Fh(1), attr, keep_cache, direct, uncached: false, created: false, image: None }
     }
 
     #[test]

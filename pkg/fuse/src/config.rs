@@ -89,6 +89,9 @@ impl Config {
         }
         if extra.writeback_cache {
             wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
+        } else {
+            // The two exclude each other.
+            wanted |= InitFlags::FUSE_PASSTHROUGH;
         }
         wanted & offered
     }
@@ -142,6 +145,8 @@ impl Config {
 pub(crate) struct Extra {
     /// `-o writeback_cache`: the kernel gathers small writes.
     pub(crate) writeback_cache: bool,
+    /// `-o no_dio_write`: writers that never read go through the kernel's pages like all others.
+    pub(crate) no_dio_write: bool,
 }
 
 struct Plan {
@@ -179,6 +184,7 @@ impl Plan {
             "allow_other" => self.acl = SessionACL::All,
             "allow_root" => self.acl = SessionACL::RootAndOwner,
             "writeback_cache" => self.extra.writeback_cache = true,
+            "no_dio_write" => self.extra.no_dio_write = true,
             "auto_unmount" => return refuse("not offered: it leaves the mount behind when only the session ends"),
             _ if option.starts_with("x-") || option.starts_with("comment=") => {}
             _ if option.starts_with("max_read=") => self.add(MountOption::CUSTOM(option.to_owned())),

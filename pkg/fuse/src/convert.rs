@@ -7,6 +7,8 @@ use cairn_types::{Attr, FileType, Ino, Timestamp};
 use cairn_vfs::{OpenFlags, RenameMode, SetAttr, Whence, XattrMode};
 use fuser::{FileAttr, INodeNo, RenameFlags, TimeOrNow};
 
+use crate::config::Extra;
+
 /// What stat(2) recommends as the size of a read, in bytes.
 const IO_BYTES: u32 = 64 << 10;
 
@@ -109,8 +111,10 @@ pub(crate) fn set_attr(
     set
 }
 
-/// How open(2) wants a file. `writeback`: the kernel gathers writes, so it reads what it writes and places appends.
-pub(crate) fn open_flags(flags: i32, writeback: bool) -> OpenFlags {
+/// How open(2) wants a file. Where the kernel gathers writes it reads what it writes and places appends. Elsewhere
+/// whoever only writes does without its pages.
+pub(crate) fn open_flags(flags: i32, extra: Extra) -> OpenFlags {
+    let writeback = extra.writeback_cache;
     let access = flags & libc::O_ACCMODE;
     let write = access == libc::O_WRONLY || access == libc::O_RDWR;
     OpenFlags {
@@ -119,6 +123,7 @@ pub(crate) fn open_flags(flags: i32, writeback: bool) -> OpenFlags {
         append: flags & libc::O_APPEND != 0 && !writeback,
         truncate: flags & libc::O_TRUNC != 0 && write,
         sync: is_sync(flags),
+        uncached: access == libc::O_WRONLY && !writeback && !extra.no_dio_write,
     }
 }
 

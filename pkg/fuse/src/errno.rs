@@ -17,6 +17,7 @@ pub(crate) fn errno_of(err: &Vfs) -> Errno {
         Vfs::Interrupted => Errno::EINTR,
         Vfs::Closing => Errno::ENODEV,
         Vfs::Lost { .. } => Errno::EIO,
+        Vfs::PassedThrough { .. } => Errno::from_i32(libc::ETXTBSY),
         Vfs::Meta(err) => of_meta(err),
         Vfs::Chunk(err) => of_chunk(err),
     }
@@ -118,6 +119,7 @@ mod tests {
             (Vfs::Interrupted, libc::EINTR),
             (Vfs::Closing, libc::ENODEV),
             (Vfs::Lost { ino: Ino(1) }, libc::EIO),
+            (Vfs::PassedThrough { ino: Ino(1) }, libc::ETXTBSY),
             meta(Meta::NoEntry, libc::ENOENT),
             meta(Meta::Exists, libc::EEXIST),
             meta(Meta::NotDirectory, libc::ENOTDIR),

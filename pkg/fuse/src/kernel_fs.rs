@@ -17,9 +17,9 @@ use cairn_types::Ino;
 use cairn_vfs::{Cred, FallocMode, Fh, LockRange, NewNode, SetAttr, Vfs};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
-    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -201,7 +201,9 @@ async fn give_back(vfs: Arc<Vfs>, cred: Cred, fh: Fh) {
 
 impl Filesystem for KernelFs {
     fn init(&mut self, _req: &Request, kernel: &mut KernelConfig) -> io::Result<()> {
-        crate::session::negotiate(kernel, self.config(), self.extra);
+        let agreed = crate::session::negotiate(kernel, self.config(), self.extra);
+        // Who opens the file while it is written past the pages must still be able to map it.
+        self.extra.no_dio_write |= !agreed.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
         Ok(())
     }
 
@@ -328,9 +330,10 @@ impl Filesystem for KernelFs {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (vfs, cred, call) = self.call(req, "open", ino);
         let (answers, ino) = (self.answers.clone(), Ino(ino.0));
-        let how = convert::open_flags(flags.0, self.extra.writeback_cache);
+        let how = convert::open_flags(flags.0, self.extra);
         let drops = raw::open_drops_privilege(req) && answers.known.is_privileged(ino);
         let (late_vfs, late_cred, op_answers) = (vfs.clone(), cred.clone(), answers.clone());
+        let told = vfs.clone();
         self.door.serve_or(
             call,
             async move {
@@ -340,7 +343,17 @@ impl Filesystem for KernelFs {
                 vfs.open(&cred, ino, how).await
             },
             move |out| match out {
-                Ok(opened) => reply.opened(FileHandle(opened.fh.0), answers.opened(ino, &opened)),
+                Ok(opened) => {
+                    let reply = match &opened.image {
+                        Some(image) => answers.backings.pass(reply, ino, opened.fh, image),
+                        None => Some(reply),
+                    };
+                    let Some(reply) = reply else { return };
+                    if opened.image.is_some() {
+                        told.not_passed(opened.fh);
+                    }
+                    reply.opened(FileHandle(opened.fh.0), answers.opened(ino, &opened));
+                }
                 Err(errno) => reply.error(errno),
             },
             move |opened| give_back(late_vfs, late_cred, opened.fh),
@@ -379,12 +392,21 @@ impl Filesystem for KernelFs {
         let (vfs, cred, call) = self.call(req, "write", ino);
         let (ino, fh, sync) = (Ino(ino.0), Fh(fh.0), convert::is_sync(flags.0));
         let drops = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.answers.known.is_privileged(ino);
+        // What comes out of the pages need not be dropped from them.
+        let past_pages = !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         if !drops && let Some(out) = self.door.inline(call, || vfs.write_now(&cred, fh, offset, data, sync)) {
-            return written(reply, out);
+            let watched = past_pages && vfs.is_watched(fh);
+            let taken = out.as_ref().copied().unwrap_or(0);
+            written(reply, out);
+            if watched {
+                self.answers.wrote_past_pages(ino, offset, taken);
+            }
+            return;
         }
         // It has to wait, and the bytes are only lent: take them along.
         let permit = self.door.acquire(&self.parked, data.len() as u64);
         let (answers, data) = (self.answers.clone(), Bytes::copy_from_slice(data));
+        let (late_vfs, late_answers) = (vfs.clone(), answers.clone());
         self.door.serve(
             call,
             async move {
@@ -394,7 +416,13 @@ impl Filesystem for KernelFs {
                 }
                 vfs.write(&cred, fh, offset, &data, sync).await
             },
-            move |out| written(reply, out),
+            move |out| {
+                let taken = out.as_ref().copied().unwrap_or(0);
+                written(reply, out);
+                if past_pages && late_vfs.is_watched(fh) {
+                    late_answers.wrote_past_pages(ino, offset, taken);
+                }
+            },
         );
     }
 
@@ -416,6 +444,7 @@ impl Filesystem for KernelFs {
     ) {
         let (vfs, cred, call) = self.call(req, "release", ino);
         let flock_owner = lock_owner.map(|owner| owner.0);
+        self.answers.backings.released(Fh(fh.0));
         self.door.serve(call.unwatched(), async move { vfs.release(&cred, Fh(fh.0), flock_owner).await }, done(reply));
     }
 
@@ -520,7 +549,7 @@ impl Filesystem for KernelFs {
         if !self.config().xattr_served() {
             return reply.error(Errno::ENOSYS);
         }
-        if xattr::served(self.config(), name.as_bytes()) == Served::Never {
+        if xattr::served(self.config(), name.as_bytes()) != Served::Yes {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let Some(mode) = convert::xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
@@ -533,8 +562,8 @@ impl Filesystem for KernelFs {
         if !self.config().xattr_served() {
             return reply.error(Errno::ENOSYS);
         }
-        if xattr::served(self.config(), name.as_bytes()) == Served::Never {
-            return reply.error(xattr::absent(name.as_bytes()));
+        if let Some(errno) = xattr::absent(self.config(), name.as_bytes()) {
+            return reply.error(errno);
         }
         let (vfs, cred, call) = self.call(req, "getxattr", ino);
         let name = name.as_bytes().to_vec();
@@ -548,9 +577,10 @@ impl Filesystem for KernelFs {
             return reply.error(Errno::ENOSYS);
         }
         let (vfs, cred, call) = self.call(req, "listxattr", ino);
+        let is_root = cred.is_root();
         let answers = self.answers.clone();
         self.door.serve(call, async move { vfs.listxattr(&cred, Ino(ino.0)).await }, move |out| {
-            xattr::answer(reply, size, out.map(|names| xattr::joined(&answers.config, names)))
+            xattr::answer(reply, size, out.map(|names| xattr::joined(&answers.config, is_root, names)))
         });
     }
 
@@ -558,8 +588,8 @@ impl Filesystem for KernelFs {
         if !self.config().xattr_served() {
             return reply.error(Errno::ENOSYS);
         }
-        if xattr::served(self.config(), name.as_bytes()) == Served::Never {
-            return reply.error(xattr::absent(name.as_bytes()));
+        if let Some(errno) = xattr::absent(self.config(), name.as_bytes()) {
+            return reply.error(errno);
         }
         let (vfs, cred, call) = self.call(req, "removexattr", ino);
         let name = name.as_bytes().to_vec();
@@ -585,9 +615,10 @@ impl Filesystem for KernelFs {
         let (vfs, cred, call) = self.call(req, "create", parent);
         let (answers, name) = (self.answers.clone(), name.as_bytes().to_vec());
         let node = self.node(NewNode::file((mode & 0o7777) as u16), umask);
-        let (how, exclusive) = (convert::open_flags(flags, self.extra.writeback_cache), flags & libc::O_EXCL != 0);
+        let (how, exclusive) = (convert::open_flags(flags, self.extra), flags & libc::O_EXCL != 0);
         let drops = raw::create_drops_privilege(req);
         let (late_vfs, late_cred, op_answers) = (vfs.clone(), cred.clone(), answers.clone());
+        let told = vfs.clone();
         self.door.serve_or(
             call,
             async move {
@@ -599,6 +630,9 @@ impl Filesystem for KernelFs {
             },
             move |out| match out {
                 Ok((ino, opened)) => {
+                    if opened.image.is_some() {
+                        told.not_passed(opened.fh);
+                    }
                     let ttl = answers.entry_and_attr(ino, &opened.attr);
                     let (fh, attr) = (FileHandle(opened.fh.0), file_attr(ino, &opened.attr));
                     reply.created(&ttl, &attr, GENERATION, fh, answers.opened(ino, &opened));

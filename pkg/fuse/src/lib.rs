@@ -19,6 +19,7 @@
 //! server.
 
 mod answer;
+mod backing;
 mod caller;
 mod config;
 mod convert;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use fuser::{Filesystem, KernelConfig, Session};
+use fuser::{Filesystem, InitFlags, KernelConfig, Session};
 use tokio::sync::watch;
 
 use crate::config::{Config, Extra};
@@ -131,7 +131,8 @@ pub(crate) fn start<F: Filesystem>(fs: F, mountpoint: &Path, session: &fuser::Co
 }
 
 /// Agrees with the kernel on what both can do.
-pub(crate) fn negotiate(kernel: &mut KernelConfig, config: &Config, extra: Extra) {
+/// Answers what was agreed on.
+pub(crate) fn negotiate(kernel: &mut KernelConfig, config: &Config, extra: Extra) -> InitFlags {
     let wanted = config.capabilities(kernel.capabilities(), extra);
     if let Err(lacking) = kernel.add_capabilities(wanted) {
         tracing::warn!(?lacking, "kernel lacks what it offered");
@@ -141,7 +142,10 @@ pub(crate) fn negotiate(kernel: &mut KernelConfig, config: &Config, extra: Extra
         tracing::warn!(config.max_write, most, "max_write out of range");
         _ = kernel.set_max_write(most);
     }
+    // Images lie on a file system of the first storey.
+    _ = kernel.set_max_stack_depth(1);
     _ = kernel.set_max_background(config.max_background.max(1));
+    wanted
 }
 
 /// `major:minor` of what is mounted at `path` (on top, if several), as /proc/self/mountinfo has it.

@@ -13,7 +13,8 @@ use cairn_types::{ChunkIndex, FileType, Ino, SliceRecord, SliceRef};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::ops::{SliceOwners, SwapChunk};
-use crate::plan::{Plan, plan};
+use crate::pack_space::PackSpace;
+use crate::plan::{Plan, plan, plan_from};
 use crate::progress::{Phase, Progress, Tally, Watch};
 use crate::{Error, Result};
 
@@ -52,7 +53,20 @@ pub enum Compacted {
 /// Compacts one chunk once.
 pub async fn compact(meta: &Meta, chunks: &Arc<ChunkStore>, ino: Ino, index: ChunkIndex) -> Result<Compacted> {
     let read = meta.view(cairn_meta::ops::tree::Slices { ino, index }).await?;
-    let Some(plan) = plan(&read) else { return Ok(Compacted::Nothing) };
+    match plan(&read) {
+        Some(plan) => execute(meta, chunks, ino, index, read, plan).await,
+        None => Ok(Compacted::Nothing),
+    }
+}
+
+async fn execute(
+    meta: &Meta,
+    chunks: &Arc<ChunkStore>,
+    ino: Ino,
+    index: ChunkIndex,
+    read: Vec<SliceRecord>,
+    plan: Plan,
+) -> Result<Compacted> {
     let stored = match rewrite(meta, chunks, &plan).await {
         Ok(stored) => stored,
         Err(Error::Chunk(e)) => {
@@ -84,6 +98,26 @@ pub(crate) async fn compact_fully(
             Ok(_) | Err(Error::Meta(cairn_meta::Error::CorruptChunk { .. })) => break,
             Err(e) => return Err(e),
         }
+    }
+    Ok(written)
+}
+
+/// Moves what a chunk shows of mostly dead packs out of them, into a slice of its own.
+pub(crate) async fn repack(
+    meta: &Meta,
+    chunks: &Arc<ChunkStore>,
+    ino: Ino,
+    index: ChunkIndex,
+    packs: &PackSpace,
+) -> Result<Tally> {
+    let mut written = Tally::default();
+    let read = meta.view(cairn_meta::ops::tree::Slices { ino, index }).await?;
+    let Some(first) = packs.first_wasteful(&read) else { return Ok(written) };
+    let Some(plan) = plan_from(&read, first) else { return Ok(written) };
+    match execute(meta, chunks, ino, index, read, plan).await? {
+        Compacted::Done { bytes, .. } => written.add(bytes),
+        // Whoever changed it has moved on; the next pass will see.
+        Compacted::Nothing | Compacted::Changed | Compacted::Unreadable => {}
     }
     Ok(written)
 }

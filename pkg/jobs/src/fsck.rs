@@ -48,14 +48,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            path: None,
-            recursive: false,
-            repair: false,
-            verify: false,
-            repair_dir_mode: 0o755,
-            threads: 10,
-        }
+        Options { path: None, recursive: false, repair: false, verify: false, repair_dir_mode: 0o755, threads: 10 }
     }
 }
 

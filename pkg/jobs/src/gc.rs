@@ -18,8 +18,9 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use crate::Result;
-use crate::compact::compact_fully;
+use crate::compact::{compact_fully, repack};
 use crate::ops::{ChunkPage, LiveSlices, WaitingFiles};
+use crate::pack_space::PackSpace;
 use crate::progress::{Phase, Progress, Tally, Watch};
 use crate::reclaim::Reclaim;
 use crate::slice_index::{Class, SliceIndex, Verdict};
@@ -42,7 +43,8 @@ const CHUNK_BATCH: usize = 1000;
 pub struct Options {
     /// Delete, instead of only counting.
     pub delete: bool,
-    /// Compact every chunk of two records or more first.
+    /// Compact every chunk of two records or more first, and move what is shown of mostly dead packs out of
+    /// them.
     pub compact: bool,
     /// Objects that nobody refers to are left alone while they are younger than this. One hour by default (`JFS_GC_SKIPPEDTIME`).
     pub skip_younger: Duration,
@@ -92,6 +94,10 @@ pub struct Report {
     pub unowned: Tally,
     /// Removed files whose data waits for deletion.
     pub waiting_files: Tally,
+    /// Slices that show in parts: packs, and what was copied or overwritten in part.
+    pub packs: Tally,
+    /// Those of them with bytes that nothing shows, and these bytes.
+    pub dead: Tally,
     /// Objects with a block's name.
     pub scanned: Tally,
     /// Blocks that files show.
@@ -160,20 +166,43 @@ impl Gc<'_> {
     }
 
     async fn compact(&mut self) -> Result<()> {
+        let packs = self.measure().await?;
         let mut after = (Ino(0), ChunkIndex(0));
         loop {
             let page = self.meta.view(ChunkPage { after, limit: CHUNK_BATCH }).await?;
             for (ino, index, records) in &page {
                 if records.len() >= 2 {
                     let done = compact_fully(self.meta, self.chunks, *ino, *index, &|_| {}).await?;
-                    self.report.compactions.count += done.count;
-                    self.report.compactions.bytes += done.bytes;
-                    self.told(Phase::Compact, self.report.compactions);
+                    self.compacted(done);
+                }
+                if packs.first_wasteful(records).is_some() {
+                    let done = repack(self.meta, self.chunks, *ino, *index, &packs).await?;
+                    self.compacted(done);
                 }
             }
             match page.last() {
                 Some((ino, index, _)) if page.len() == CHUNK_BATCH => after = (*ino, *index),
                 _ => return Ok(()),
+            }
+        }
+    }
+
+    fn compacted(&mut self, done: Tally) {
+        self.report.compactions.count += done.count;
+        self.report.compactions.bytes += done.bytes;
+        self.told(Phase::Compact, self.report.compactions);
+    }
+
+    /// What shared slices hold in vain.
+    async fn measure(&self) -> Result<PackSpace> {
+        let mut packs = PackSpace::default();
+        let mut after = (Ino(0), ChunkIndex(0));
+        loop {
+            let page = self.meta.view(ChunkPage { after, limit: CHUNK_BATCH }).await?;
+            page.iter().for_each(|(_, _, records)| packs.add(records));
+            match page.last() {
+                Some((ino, index, _)) if page.len() == CHUNK_BATCH => after = (*ino, *index),
+                _ => return Ok(packs),
             }
         }
     }
@@ -215,6 +244,7 @@ impl Gc<'_> {
         }
         let page = self.meta.view(LiveSlices).await?;
         self.report.corrupt_lists = page.corrupt_lists;
+        (self.report.packs, self.report.dead) = (page.packs.packs(), page.packs.dead());
         let index = SliceIndex::new(page, self.meta.format().block_bytes());
         self.report.used = index.used();
         self.report.unowned = index.of_class(Class::Unowned);

@@ -13,6 +13,7 @@ mod error;
 pub mod fsck;
 pub mod gc;
 mod ops;
+mod pack_space;
 mod plan;
 mod progress;
 mod reclaim;
@@ -21,6 +22,7 @@ mod slice_index;
 mod tests;
 pub mod tree;
 mod upkeep;
+pub mod warm;
 
 pub use compact::{Compacted, compact};
 pub use error::{Error, Result};

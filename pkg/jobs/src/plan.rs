@@ -36,7 +36,28 @@ pub fn plan(records: &[SliceRecord]) -> Option<Plan> {
         skipped += 1;
         trimmed = Trimmed::of(&considered[skipped..]);
     }
-    if considered.len() - skipped < 2 || trimmed.size == 0 {
+    if considered.len() - skipped < 2 { None } else { replacing(considered, skipped, trimmed) }
+}
+
+/// Makes one slice of all records from `first` on, or of more where that would hide an older one;
+/// `None` if they show nothing.
+pub(crate) fn plan_from(records: &[SliceRecord], first: usize) -> Option<Plan> {
+    let considered = &records[..records.len().min(RECORDS_MAX)];
+    let from = |first: usize| {
+        let rest = considered.get(first..)?;
+        replacing(considered, first, Trimmed::of(rest))
+    };
+    if first < considered.len() && !hides_kept(considered, first) { from(first) } else { from(0) }
+}
+
+fn hides_kept(considered: &[SliceRecord], skipped: usize) -> bool {
+    let trimmed = Trimmed::of(&considered[skipped..]);
+    let (start, end) = (trimmed.pos, trimmed.pos + trimmed.size);
+    considered[..skipped].iter().any(|kept| kept.pos < end && start < kept.end())
+}
+
+fn replacing(considered: &[SliceRecord], skipped: usize, trimmed: Trimmed) -> Option<Plan> {
+    if trimmed.size == 0 {
         return None;
     }
     let (start, end) = (trimmed.pos, trimmed.pos + trimmed.size);

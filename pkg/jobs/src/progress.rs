@@ -29,6 +29,8 @@ pub enum Phase {
     Remove,
     /// Adding up a tree.
     Summarize,
+    /// Files into the cache, out of it, or looked for there.
+    Warm(crate::warm::Action),
 }
 
 impl Phase {
@@ -48,6 +50,9 @@ impl Phase {
             Phase::Verify => "Verified slices",
             Phase::Remove => "Removing entries",
             Phase::Summarize => "Scanned entries",
+            Phase::Warm(crate::warm::Action::Fill) => "Warmed up files",
+            Phase::Warm(crate::warm::Action::Evict) => "Evicted files",
+            Phase::Warm(crate::warm::Action::Check) => "Checked files",
         }
     }
 }

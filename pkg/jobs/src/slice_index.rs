@@ -58,7 +58,7 @@ pub(crate) struct SliceIndex {
 impl SliceIndex {
     /// Sorts what a scan found.
     pub(crate) fn new(page: SlicePage, block_bytes: u32) -> SliceIndex {
-        let SlicePage { listed, waiting, delayed, unowned, corrupt_lists: _ } = page;
+        let SlicePage { listed, waiting, delayed, unowned, .. } = page;
         let of = |list: Vec<SliceRef>, class| list.into_iter().map(move |s| Known { id: s.id, size: s.size, class });
         let mut known: Vec<Known> = of(listed, Class::Listed).collect();
         known.extend(of(waiting, Class::Waiting));
@@ -182,7 +182,7 @@ mod tests {
             waiting: vec![slice(4, 7)],
             delayed: vec![slice(1, 10_000), slice(2, 9)],
             unowned: vec![slice(5, 8)],
-            corrupt_lists: 0,
+            ..SlicePage::default()
         };
         SliceIndex::new(page, 4 << 20)
     }

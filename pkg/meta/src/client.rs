@@ -18,7 +18,7 @@ use crate::ids::IdRange;
 use crate::opens::{OpenTable, SliceList};
 use crate::ops::acl::{AclKind, SetAcl};
 use crate::ops::create::{Create, Created, NewNode};
-use crate::ops::data::{Commit, Committed, CopyRange, FallocMode, Fallocate, NewSlice, Truncate};
+use crate::ops::data::{Commit, CommitMany, Committed, CopyRange, FallocMode, Fallocate, NewSlice, Truncate};
 use crate::ops::link::Link;
 use crate::ops::lock::{Flock, GetPlock, SetPlock};
 use crate::ops::remove::{Fate, ReleaseSustained, Removed, Rmdir, Unlink};
@@ -124,6 +124,7 @@ pub struct Meta {
     format: RwLock<Arc<Format>>,
     policy: RwLock<Arc<Policy>>,
     session: Mutex<Option<SessionRecord>>,
+    beating: tokio::sync::Mutex<()>,
     sequence: AtomicU64,
     inodes: IdRange,
     slices: IdRange,
@@ -200,6 +201,7 @@ impl Meta {
             policy: RwLock::new(Arc::new(policy)),
             config,
             session: Mutex::new(None),
+            beating: tokio::sync::Mutex::default(),
             sequence: AtomicU64::new(0),
             inodes: IdRange::default(),
             slices: IdRange::default(),
@@ -651,15 +653,33 @@ impl Meta {
     /// The same with all that a commit can say.
     pub async fn commit_as(&self, commit: Commit, durability: Durability) -> Result<Committed> {
         let ino = commit.ino;
+        self.check_locks(ino).await?;
         let done = self.run_durable(commit, durability).await?;
+        self.committed(ino, &done).await;
+        Ok(done)
+    }
+
+    /// Several files in one step: all of them or none, answered in their order.
+    pub async fn commit_many(&self, commits: Vec<Commit>, durability: Durability) -> Result<Vec<Committed>> {
+        let inos: Vec<Ino> = commits.iter().map(|commit| commit.ino).collect();
+        let done = self.run_durable(CommitMany(commits), durability).await?;
+        for (ino, done) in inos.iter().zip(&done) {
+            self.committed(*ino, done).await;
+        }
+        Ok(done)
+    }
+
+    async fn committed(&self, ino: Ino, done: &Committed) {
         for &(index, _) in &done.counts {
             self.opens.drop_lists(ino, Some(index));
         }
         self.opens.move_version(ino, &done.before, &done.attr);
+        if !done.unowned.is_empty() {
+            self.request(Upkeep::DeleteSlices(done.unowned.clone()));
+        }
         for &(index, count) in &done.counts {
             self.consider_compaction(ino, index, count).await;
         }
-        Ok(done)
     }
 
     async fn consider_compaction(&self, ino: Ino, index: ChunkIndex, count: u32) {
@@ -783,6 +803,22 @@ impl Meta {
         outcome
     }
 
+    /// What was written under a lock that went with our session must not cover what its next holder
+    /// wrote. Whether the session still stands is asked once it is old enough to be taken for dead.
+    async fn check_locks(&self, ino: Ino) -> Result<()> {
+        let has = |wanted: &dyn Fn(Holding) -> bool| {
+            self.holders.lock().iter().any(|((of, _), holding)| *of == ino && wanted(*holding))
+        };
+        if !has(&|_| true) {
+            return Ok(());
+        }
+        let is_old = self.session.lock().as_ref().is_some_and(|s| s.expire_secs <= self.now().secs);
+        if is_old {
+            self.heartbeat().await?;
+        }
+        if has(&|holding| holding == Holding::Lost) { Err(Error::SessionLost) } else { Ok(()) }
+    }
+
     /// Takes, changes or drops a BSD lock; `WouldBlock` if somebody else is in the way.
     pub async fn flock(&self, ino: Ino, owner: u64, kind: Option<FlockKind>) -> Result<()> {
         let op = Flock { ino: self.real(ino), owner: self.lock_owner(owner), kind };
@@ -853,10 +889,16 @@ impl Meta {
     /// Says that we live. If others took us for dead we go on as a new session: what the old one
     /// held (locks, unlinked open files) answers [`Error::SessionLost`] from then on.
     pub async fn heartbeat(&self) -> Result<()> {
+        // One at a time: two would each begin a new session.
+        let _turn = self.beating.lock().await;
         let Some(mut session) = self.session.lock().clone() else { return Ok(()) };
         session.expire_secs = self.expiry();
         let old = session.sid;
-        if let Some(Reborn { sid, kept }) = self.run(Heartbeat { session: session.clone() }).await? {
+        let reborn = self.run(Heartbeat { session: session.clone() }).await?;
+        if let Some(known) = self.session.lock().as_mut().filter(|s| s.sid == old) {
+            known.expire_secs = session.expire_secs;
+        }
+        if let Some(Reborn { sid, kept }) = reborn {
             *self.session.lock() = Some(SessionRecord { sid, ..session });
             let files = self.opens.reap(&kept.into_iter().collect());
             let locks = self.lose_locks();

@@ -15,8 +15,8 @@ use crate::ops::session::{EndSession, SetIfSmall};
 use crate::record::{FlockKind, Quota, QuotaKey, QuotaKind};
 use crate::txn::{Context, Counter, Engine, Op, Txn};
 use crate::{
-    AclKind, Config, Cred, Durability, Error, FallocMode, Fate, Meta, NewNode, NewSlice, OpenHow, RenameMode, Result,
-    SetAttr, SetTime, Want, XattrMode,
+    AclKind, Commit, Config, Cred, Durability, Error, FallocMode, Fate, Meta, NewNode, NewSlice, OpenHow, RenameMode,
+    Result, SetAttr, SetTime, Want, XattrMode,
 };
 
 /// A volume for one fact.
@@ -77,6 +77,10 @@ facts! {
     truncate_hides_old_bytes,
     punch_hole_hides_bytes_and_keeps_length,
     copy_range_shares_slices,
+    packs_have_a_reference_for_each_record,
+    several_files_commit_together_or_not_at_all,
+    a_commit_may_demand_the_list_it_has_seen,
+    a_commit_may_replace_the_end_of_a_list,
     deleted_files_drop_references,
     xattrs_obey_their_modes,
     acls_rule_and_are_inherited,
@@ -462,6 +466,80 @@ async fn copy_range_shares_slices(f: Fixture) {
     assert_eq!(f.meta.copy_range(&root(), (a, 99_999), (b, 0), 10).await.unwrap().0, 0);
 }
 
+/// A part of a slice, shown at `pos` of chunk 0.
+fn part(slice: SliceRef, pos: u32, off: u32, len: u32, mtime: Timestamp) -> NewSlice {
+    let record = SliceRecord { pos, id: slice.id, size: slice.size, off, len };
+    NewSlice { index: ChunkIndex(0), record, mtime }
+}
+
+async fn packs_have_a_reference_for_each_record(f: Fixture) {
+    let (a, b) = (f.file(ROOT, "a").await, f.file(ROOT, "b").await);
+    let pack = SliceRef { id: f.meta.next_slice_id().await.unwrap(), size: 1000 };
+    let now = f.meta.now();
+    let three = [(0, 0), (5000, 100), (2000, 200)].map(|(pos, off)| part(pack, pos, off, 100, now)).to_vec();
+    f.meta.commit_as(Commit::new(a, three, None), Durability::Process).await.unwrap();
+    assert_eq!(f.refs(pack).await, 3);
+    let later = Commit { named: vec![pack.id], ..Commit::new(b, vec![part(pack, 0, 300, 700, now)], None) };
+    f.meta.commit_as(later, Durability::Process).await.unwrap();
+    assert_eq!(f.refs(pack).await, 4);
+    let view = f.meta.slices(a, ChunkIndex(0)).await.unwrap();
+    let shown: Vec<(u32, u32)> = view.iter().filter(|s| !s.is_hole()).map(|s| (s.pos, s.off)).collect();
+    assert_eq!(shown, [(0, 0), (2000, 200), (5000, 100)]);
+}
+
+async fn several_files_commit_together_or_not_at_all(f: Fixture) {
+    let (a, b) = (f.file(ROOT, "a").await, f.file(ROOT, "b").await);
+    let pack = SliceRef { id: f.meta.next_slice_id().await.unwrap(), size: 200 };
+    let now = f.meta.now();
+    let both = || {
+        vec![
+            Commit::new(a, vec![part(pack, 0, 0, 100, now)], None),
+            Commit::new(b, vec![part(pack, 50, 100, 100, now)], None),
+        ]
+    };
+    f.meta.unlink(&root(), ROOT, b"b", true).await.unwrap();
+    assert_err!(f.meta.commit_many(both(), Durability::Process).await, Error::NoEntry);
+    assert_eq!((f.refs(pack).await, f.meta.getattr(a).await.unwrap().length), (0, 0));
+    let b = f.file(ROOT, "b").await;
+    let both = both().into_iter().zip([a, b]).map(|(commit, ino)| Commit { ino, ..commit }).collect();
+    let done = f.meta.commit_many(both, Durability::Power).await.unwrap();
+    assert_eq!(done.iter().map(|d| d.attr.length).collect::<Vec<_>>(), [100, 150]);
+    assert_eq!(f.refs(pack).await, 2);
+}
+
+async fn a_commit_may_demand_the_list_it_has_seen(f: Fixture) {
+    let a = f.file(ROOT, "a").await;
+    let seen = SliceRecord::whole(0, f.write(a, 0, 100).await);
+    let new = SliceRef { id: f.meta.next_slice_id().await.unwrap(), size: 100 };
+    let commit = |seen: Vec<SliceRecord>| Commit {
+        unchanged: vec![(ChunkIndex(0), seen)],
+        ..Commit::new(a, vec![part(new, 0, 0, 100, f.meta.now())], None)
+    };
+    assert_err!(f.meta.commit_as(commit(vec![]), Durability::Process).await, Error::Changed);
+    assert_eq!(f.refs(new).await, 0);
+    f.meta.commit_as(commit(vec![seen]), Durability::Process).await.unwrap();
+    assert_eq!(f.meta.raw_slices(a, ChunkIndex(0)).await.unwrap().len(), 2);
+}
+
+async fn a_commit_may_replace_the_end_of_a_list(f: Fixture) {
+    let a = f.file(ROOT, "a").await;
+    let (one, two, three) = (f.write(a, 0, 100).await, f.write(a, 100, 100).await, f.write(a, 200, 100).await);
+    let merged = SliceRef { id: f.meta.next_slice_id().await.unwrap(), size: 300 };
+    let commit = |tail: Vec<SliceRecord>| Commit {
+        replaces: vec![(ChunkIndex(0), tail)],
+        ..Commit::new(a, vec![part(merged, 100, 0, 300, f.meta.now())], None)
+    };
+    let (second, third) = (SliceRecord::whole(100, two), SliceRecord::whole(200, three));
+    assert_err!(f.meta.commit_as(commit(vec![second]), Durability::Process).await, Error::Changed);
+    assert_eq!((f.refs(merged).await, f.refs(two).await), (0, 1));
+    f.meta.commit_as(commit(vec![second, third]), Durability::Process).await.unwrap();
+    let list = f.meta.raw_slices(a, ChunkIndex(0)).await.unwrap();
+    assert_eq!(list, [SliceRecord::whole(0, one), SliceRecord::whole(100, merged)]);
+    assert_eq!(f.meta.getattr(a).await.unwrap().length, 400);
+    let kept = i64::from(f.meta.format().trash_days > 0);
+    assert_eq!((f.refs(two).await, f.refs(three).await, f.refs(merged).await), (kept, kept, 1));
+}
+
 async fn deleted_files_drop_references(f: Fixture) {
     use crate::ops::data::{DeleteChunks, ForgetFile, ForgetSlice};
     let (a, b) = (f.file(ROOT, "a").await, f.file(ROOT, "b").await);
@@ -771,7 +849,15 @@ async fn a_reaped_session_goes_on_as_a_new_one(f: Fixture) {
     assert_err!(f.meta.flock(locked, 1, Some(FlockKind::Write)).await, Error::SessionLost);
     f.meta.flock(locked, 2, Some(FlockKind::Write)).await.expect("the lock is free");
     f.meta.flock(locked, 2, None).await.unwrap();
+    let late = NewSlice {
+        index: ChunkIndex(0),
+        record: SliceRecord::whole(0, SliceRef { id: f.meta.next_slice_id().await.unwrap(), size: 9 }),
+        mtime: f.meta.now(),
+    };
+    let commit = || f.meta.commit(locked, vec![late], None, Durability::Process);
+    assert_err!(commit().await, Error::SessionLost);
     f.meta.flock(locked, 1, None).await.unwrap();
+    commit().await.expect("nobody thinks that it holds the lock");
     f.meta.flock(locked, 1, Some(FlockKind::Write)).await.expect("it has let go, and knows");
     f.meta.heartbeat().await.unwrap();
     assert_eq!(f.meta.sid(), Some(new));

@@ -6,7 +6,8 @@
 //! Rules an op must keep, so that every engine can run it:
 //!
 //! * It is deterministic: time, ids and policy come from its fields and [`Context`]; it may run
-//!   several times and only the last run counts.
+//!   several times and only the last run counts. A run may see guesses, and values that were never
+//!   true together: it must not panic on them, and its errors are checked before they are told.
 //! * It says what it relies on **narrowly**: [`Rely`] names the fields of an attribute whose change
 //!   would change the outcome. A network engine re-checks just those at commit.
 //! * It changes records by **verbs** ([`AttrChange`], `append_slices`, `add_counter`), never by

@@ -126,6 +126,9 @@ fn open_bucket(env: &Env, location: &Location, bucket: &str) -> Result<Arc<dyn O
 }
 
 fn unknown(storage: &str) -> String {
+    if remote::OPTIONAL.contains(&storage) {
+        return format!("the object storage {storage:?} is not in this build: it comes with `--features {storage}`");
+    }
     format!("the object storage {storage:?} is not known here; known are {}", known_storages().join(", "))
 }
 
@@ -151,6 +154,10 @@ mod tests {
     #[test]
     fn an_unknown_storage_is_answered_with_the_known_ones() {
         let error = open(&Env::real(), &Location::new("floppy", "a:")).unwrap_err().to_string();
+        for storage in remote::OPTIONAL.into_iter().filter(|s| !known_storages().contains(s)) {
+            let error = open(&Env::real(), &Location::new(storage, "b")).unwrap_err().to_string();
+            assert!(error.contains("--features"), "{error}");
+        }
         assert!(error.contains("\"floppy\"") && error.contains("file") && error.contains("s3"), "{error}");
     }
 

@@ -34,7 +34,7 @@ use crate::{Error, Location, ObjectInfo, ObjectStore, Payload, Result, Sink};
 use connect::Recipe;
 use place::Service;
 
-pub(crate) use place::without_secrets;
+pub(crate) use place::{OPTIONAL, without_secrets};
 
 /// Names of drivers that [`open`] knows.
 pub(crate) fn known_storages() -> impl Iterator<Item = &'static str> {
@@ -204,7 +204,7 @@ impl RemoteStore {
     }
 
     fn lists_in_order(&self) -> bool {
-        self.service() != Service::Webdav
+        !self.service().lists_folders()
     }
 }
 

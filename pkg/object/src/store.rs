@@ -73,7 +73,7 @@ pub trait ObjectStore: Send + Sync + Debug + 'static {
     /// checksum is verified where the store keeps one.
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes>;
 
-    /// The same, told to `sink` as the bytes arrive; how many there were. What was told before an error is
+    /// The same, told to `sink` as the bytes arrive; how many there were. A range must lie within the object. What was told before an error is
     /// no object. A whole object's checksum is verified at its end: a sink that acts before that acts on
     /// bytes that only the transport has checked.
     async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {

@@ -202,7 +202,14 @@ impl Runner {
             }
             Step::Open { path, write, append, truncate, .. } => {
                 let ino = find(vfs, path).await?;
-                let flags = OpenFlags { read: true, write: *write, append: *append, truncate: *truncate, sync: false };
+                let flags = OpenFlags {
+                    read: true,
+                    write: *write,
+                    append: *append,
+                    truncate: *truncate,
+                    sync: false,
+                    uncached: *write,
+                };
                 *opened = Some((ino, vfs.open(cred, ino, flags).await?.fh));
                 Ok(Outcome::Done)
             }

@@ -8,8 +8,8 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use cairn_chunk::{ChunkStore, StoredSlice};
@@ -22,12 +22,15 @@ use tracing::{debug, warn};
 
 use crate::file::{File, FileTable, State};
 use crate::flusher::Flusher;
+use crate::gather::{Gather, lock_all};
+use crate::passing::Passing;
 use crate::pending::{Slot, Upload, Upto};
 use crate::readahead::Lender;
+use crate::tail::Merge;
 use crate::{Config, Error, Result};
 
 /// Slices named by one transaction at most.
-const COMMIT_SLICES_MAX: usize = 1024;
+pub(crate) const COMMIT_SLICES_MAX: usize = 1024;
 
 /// What reading, writing and flushing share.
 pub(crate) struct Core {
@@ -39,7 +42,10 @@ pub(crate) struct Core {
     pub(crate) files: FileTable,
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
+    pub(crate) gather: Gather,
     pub(crate) ahead: Arc<Lender>,
+    /// Set where files may be passed through.
+    pub(crate) passing: OnceLock<Passing>,
     /// Counts changes of files open here: attributes asked for before one are old after it.
     generation: AtomicU64,
     /// Changes committed so far, and how many of them the engine's disk is known to hold.
@@ -52,6 +58,7 @@ impl Core {
         Core {
             tasks: TaskSet::new(env.clone()),
             ahead: Lender::new(config.readahead_total_bytes),
+            passing: OnceLock::new(),
             env,
             meta,
             chunk,
@@ -59,6 +66,7 @@ impl Core {
             config,
             flusher: Flusher::new(),
             ids: IdStash::default(),
+            gather: Gather::default(),
             generation: AtomicU64::new(0),
             // The first fsync syncs what was committed before this client looked.
             changes: AtomicU64::new(1),
@@ -88,6 +96,7 @@ impl Core {
         let work = async move {
             let done = match upto {
                 Upto::Nothing => Ok(()),
+                Upto::All if file.state().is_small() => core.store_in_company(&file, durability).await,
                 upto => core.store_and_commit(&file, upto, durability).await,
             };
             let done = match done {
@@ -100,7 +109,7 @@ impl Core {
         ToTheEnd { work: Some(Box::pin(work)), tasks: self.tasks.clone() }
     }
 
-    async fn store_and_commit(&self, file: &File, upto: Upto, durability: Durability) -> Result<()> {
+    pub(crate) async fn store_and_commit(&self, file: &File, upto: Upto, durability: Durability) -> Result<()> {
         let (uploads, upto) = self.freeze(file, upto).await?;
         let stored = join_all(uploads.iter().map(|u| u.store())).await;
         // What is stored is committed even if a later slice failed.
@@ -125,21 +134,22 @@ impl Core {
             if batch.slots == 0 {
                 return Ok(());
             }
-            let (count, is_filled, before) = (batch.slots, batch.is_filled(), self.changes.load(Ordering::Acquire));
+            let (count, before) = (batch.slots, self.change_count());
+            let demands = !batch.unchanged.is_empty() || !batch.replaces.is_empty();
+            let shared = unnamed(&batch.uploads);
+            let naming = lock_all(shared.iter().map(|upload| &upload.naming)).await;
             let (commit, uploads) = batch.commit(file.ino, set_mtime);
-            match self.meta.commit_as(commit, durability).await {
+            let (shown, replaced) = (commit.slices.clone(), commit.replaces.iter().map(|(_, tail)| tail.len()).sum());
+            let outcome = self.meta.commit_as(commit, durability).await;
+            match outcome {
                 Ok(done) => {
-                    uploads.iter().for_each(|upload| upload.named.store(true, Ordering::Release));
-                    {
-                        let mut state = file.state();
-                        self.believe(&mut state, done.attr);
-                        state.pop(count);
-                    }
-                    file.drained.notify_waiters();
-                    if durability == Durability::Power { self.synced_upto(before) } else { self.note_change() }
+                    file.state().note_tail(&done, &shown, replaced);
+                    self.take_over(file, &uploads, done.attr, count);
+                    self.note_committed(before, durability);
                 }
-                // Somebody wrote there since gaps were read: each run shows for itself, gaps do not.
-                Err(MetaError::Changed) if is_filled => file.state().fills.clear(),
+                // Somebody wrote there since the list was read: each run shows for itself, what else its
+                // slice holds does not.
+                Err(MetaError::Changed) if demands => file.state().forget_lists(),
                 Err(error) => {
                     let error = Error::from(error);
                     if !error.is_final() {
@@ -147,14 +157,35 @@ impl Core {
                     }
                     // One slice may be refused where the next one is not: find out which.
                     if count > 1 && !matches!(error, Error::Meta(MetaError::NoEntry)) {
-                        file.state().fills.clear();
+                        file.state().forget_lists();
                         limit = (count.min(limit) / 2).max(1);
                         continue;
                     }
                     self.drop_front(file, count, &error).await;
                 }
             }
+            drop(naming);
         }
+    }
+
+    /// Metadata names slots at the front now: they leave the overlay.
+    pub(crate) fn take_over(&self, file: &File, uploads: &[Arc<Upload>], attr: Attr, count: usize) {
+        uploads.iter().for_each(|upload| upload.named.store(true, Ordering::Release));
+        {
+            let mut state = file.state();
+            self.believe(&mut state, attr);
+            state.pop(count);
+        }
+        file.drained.notify_waiters();
+    }
+
+    /// To be handed to [`Core::note_committed`] by whoever commits from now on.
+    pub(crate) fn change_count(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn note_committed(&self, before: u64, durability: Durability) {
+        if durability == Durability::Power { self.synced_upto(before) } else { self.note_change() }
     }
 
     /// Metadata refuses these slots for good: they go, and every handle is told.
@@ -216,7 +247,8 @@ impl Core {
             }
             // A commit that seemed to fail may have happened, and some records of a pack may be
             // committed: then gc, not we, decides.
-            if !upload.offered.load(Ordering::Acquire)
+            if !upload.is_shared
+                && !upload.offered.load(Ordering::Acquire)
                 && let Err(error) = upload.writer.discard().await
             {
                 debug!(slice = upload.writer.id().0, %error, "blocks are left to gc");
@@ -301,6 +333,15 @@ pub(crate) fn uploads_upto(state: &State, upto: u64) -> Vec<Arc<Upload>> {
     distinct(state.queue.iter().take_while(|s| s.seq <= upto))
 }
 
+/// Shared slices that metadata does not know yet, in the order of their ids.
+pub(crate) fn unnamed<'a>(uploads: impl IntoIterator<Item = &'a Arc<Upload>>) -> Vec<Arc<Upload>> {
+    let shared = uploads.into_iter().filter(|u| u.is_shared && !u.named.load(Ordering::Acquire));
+    let mut shared: Vec<Arc<Upload>> = shared.cloned().collect();
+    shared.sort_by_key(|u| u.writer.id());
+    shared.dedup_by_key(|u| u.writer.id());
+    shared
+}
+
 fn distinct<'a>(slots: impl Iterator<Item = &'a Slot>) -> Vec<Arc<Upload>> {
     let mut seen = HashSet::new();
     slots.filter(|s| seen.insert(Arc::as_ptr(&s.upload))).map(|s| s.upload.clone()).collect()
@@ -308,22 +349,22 @@ fn distinct<'a>(slots: impl Iterator<Item = &'a Slot>) -> Vec<Arc<Upload>> {
 
 /// Slots at the front of a file's queue, as one commit names them.
 #[derive(Default)]
-struct Batch {
-    slots: usize,
+pub(crate) struct Batch {
+    pub(crate) slots: usize,
     slices: Vec<NewSlice>,
     unchanged: Vec<(ChunkIndex, Vec<SliceRecord>)>,
-    uploads: Vec<Arc<Upload>>,
+    replaces: Vec<(ChunkIndex, Vec<SliceRecord>)>,
+    pub(crate) uploads: Vec<Arc<Upload>>,
 }
 
 impl Batch {
-    fn is_filled(&self) -> bool {
-        !self.unchanged.is_empty()
-    }
-
-    fn commit(self, ino: Ino, mtime: Option<Timestamp>) -> (Commit, Vec<Arc<Upload>>) {
+    pub(crate) fn commit(self, ino: Ino, mtime: Option<Timestamp>) -> (Commit, Vec<Arc<Upload>>) {
         let named = self.uploads.iter().filter(|u| u.named.load(Ordering::Acquire)).map(|u| u.writer.id());
         let named = named.collect();
-        (Commit { ino, slices: self.slices, mtime, named, unchanged: self.unchanged }, self.uploads)
+        (
+            Commit { ino, slices: self.slices, mtime, named, unchanged: self.unchanged, replaces: self.replaces },
+            self.uploads,
+        )
     }
 
     /// Adds slots that one record shows: one, or all of a group with the gaps between them.
@@ -335,16 +376,33 @@ impl Batch {
         self.slices.push(NewSlice { index: first.index, record, mtime });
         self.slots += slots.len();
     }
+
+    /// Adds a slot with the bytes before it that its slice repeats.
+    fn add_merged(&mut self, slot: &Slot, stored: &StoredSlice, merge: &Merge) {
+        self.add(&[slot], stored);
+        let record = &mut self.slices[0].record;
+        record.pos -= merge.lead;
+        record.off -= merge.lead;
+        record.len += merge.lead;
+        self.replaces.push((slot.index, merge.replaced.clone()));
+    }
 }
 
 /// The stored slots at the front of the queue that one commit may name.
-fn stored_front(state: &State, upto: u64, limit: usize) -> Batch {
+pub(crate) fn stored_front(state: &State, upto: u64, limit: usize) -> Batch {
     let stored = state.queue.iter().take_while(|s| s.seq <= upto);
     let ready: Vec<(&Slot, &StoredSlice)> = stored.map_while(|s| Some((s, s.upload.stored()?))).collect();
     let mut batch = Batch::default();
     while let Some(&(slot, stored)) = ready.get(batch.slots)
         && batch.slices.len() < limit
     {
+        if let Some(merge) = state.merge.as_ref().filter(|merge| merge.seq == slot.seq) {
+            // Its place in the list is the end: nothing may come between.
+            if batch.slots == 0 {
+                batch.add_merged(slot, stored, merge);
+            }
+            break;
+        }
         let fill = state.fills.iter().find(|f| f.slots().start == slot.seq);
         let whole = fill.filter(|f| f.slots().end - slot.seq <= (ready.len() - batch.slots) as u64);
         let Some(fill) = whole else {

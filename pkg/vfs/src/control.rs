@@ -71,6 +71,17 @@ pub enum ControlRequest {
         /// Count instead of using directory statistics.
         strict: bool,
     },
+    /// 1004: the cache of files.
+    Cache {
+        /// Files and directories, from the mount's root.
+        paths: Vec<Vec<u8>>,
+        /// Blocks at a time.
+        workers: u16,
+        /// Answer at once.
+        background: bool,
+        /// 0 fills it, 1 empties it, 2 looks.
+        action: u8,
+    },
     /// 1008: compacts the files of a tree.
     Compact {
         /// Its top.
@@ -302,7 +313,17 @@ fn parse(kind: u32, body: &[u8]) -> Result<ControlRequest, ErrnoByte> {
             ino: Ino(b.try_get_u64().map_err(short)?),
             workers: b.try_get_u16().unwrap_or(10).max(1),
         },
-        1004 | 1006 => return Err(NOT_SUPPORTED),
+        1004 => {
+            let len = b.try_get_u32().map_err(short)? as usize;
+            let paths = b.get(..len).ok_or(INVALID)?;
+            let paths =
+                paths.split(|byte| *byte == b'\n').filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect();
+            b.advance(len);
+            let workers = b.try_get_u16().map_err(short)?.max(1);
+            let background = b.try_get_u8().map_err(short)? != 0;
+            ControlRequest::Cache { paths, workers, background, action: b.try_get_u8().unwrap_or(0) }
+        }
+        1006 => return Err(NOT_SUPPORTED),
         _ => return Err(INVALID),
     })
 }
@@ -320,6 +341,18 @@ mod tests {
         assert_eq!(parse(1008, &[0, 0, 0, 0, 0, 0, 0, 1, 0, 2]), Ok(compact));
         let summary = ControlRequest::Summary { ino: Ino(1), depth: 3, top: 10, strict: false };
         assert_eq!(parse(1007, &[0, 0, 0, 0, 0, 0, 0, 1]), Ok(summary));
+        let cache = ControlRequest::Cache {
+            paths: vec![b"/a".to_vec(), b"/b c".to_vec()],
+            workers: 50,
+            background: true,
+            action: 2,
+        };
+        assert_eq!(parse(1004, b"\0\0\0\x07/a\n/b c\0\x32\x01\x02"), Ok(cache));
+        assert!(
+            matches!(parse(1004, b"\0\0\0\x02/a\0\x32\0"), Ok(ControlRequest::Cache { action: 0, .. })),
+            "before 1.2"
+        );
+        assert_eq!(parse(1004, b"\0\0\0\x09/a\0\x32\0"), Err(0x16));
         assert_eq!(parse(1999, &[]), Err(0x16));
         assert_eq!(parse(1006, &[]), Err(95));
         assert_eq!(parse(1002, &[0, 0, 0]), Err(0x16));

@@ -32,6 +32,12 @@ pub enum Error {
         /// The file.
         ino: Ino,
     },
+    /// The kernel reads the file by itself for somebody who has it open, and would not see the change.
+    #[error("inode {ino} is open in a way that does not allow for this")]
+    PassedThrough {
+        /// The file.
+        ino: Ino,
+    },
     /// Metadata says no.
     #[error(transparent)]
     Meta(#[from] cairn_meta::Error),
@@ -47,7 +53,16 @@ impl Error {
         matches!(
             self,
             Error::Lost { .. }
-                | Error::Meta(M::NoEntry | M::NoSpace | M::Quota | M::TooLarge | M::NotPermitted | M::ReadOnly)
+                | Error::Meta(
+                    M::NoEntry
+                        | M::NoSpace
+                        | M::Quota
+                        | M::TooLarge
+                        | M::NotPermitted
+                        | M::ReadOnly
+                        // Kept, it would go through once the lock it was written under is let go.
+                        | M::SessionLost
+                )
         )
     }
 }

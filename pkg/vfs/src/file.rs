@@ -13,9 +13,11 @@ use tokio::sync::{Notify, RwLock};
 
 use crate::Error;
 use crate::packing::Fill;
+use crate::passing::Passes;
 use crate::patches::Patched;
 use crate::pending::{Slot, Upload, Upto};
 use crate::ranges::{Run, RunBytes};
+use crate::tail::{Merge, Tail};
 
 /// Open slots that one chunk may have; older ones take no more data (volume format 11.2).
 const OPEN_SLOTS_PER_CHUNK: usize = 4;
@@ -45,6 +47,10 @@ pub(crate) struct File {
 pub(crate) struct State {
     /// Handles of this inode.
     pub(crate) opens: usize,
+    /// How those are served.
+    pub(crate) passes: Passes,
+    /// Those of them that leave out caches above.
+    pub(crate) uncached: usize,
     /// Attributes as metadata told them last.
     attr: Attr,
     /// Number (of the client's changes) of our last change; attributes asked for before it are old.
@@ -62,6 +68,10 @@ pub(crate) struct State {
     pub(crate) packs: bool,
     /// Runs that one record may show, if the list is still what it was.
     pub(crate) fills: Vec<Fill>,
+    /// Our own records at the end of a list.
+    pub(crate) tail: Option<Tail>,
+    /// The slot that is stored together with such records.
+    pub(crate) merge: Option<Merge>,
     /// End of the uncommitted data; 0 if there is none.
     dirty_end: u64,
     /// mtime of the last change of content, ours or committed.
@@ -104,6 +114,8 @@ impl File {
             drained: Notify::new(),
             state: Mutex::new(State {
                 opens: 0,
+                passes: Passes::default(),
+                uncached: 0,
                 attr,
                 version: 0,
                 queue: VecDeque::new(),
@@ -113,6 +125,8 @@ impl File {
                 pieces: 0,
                 packs,
                 fills: Vec::new(),
+                tail: None,
+                merge: None,
                 dirty_end: 0,
                 mtime: attr.mtime,
                 set_mtime: None,
@@ -228,6 +242,7 @@ impl State {
         debug_assert!(slots.iter().all(|s| s.frozen), "only frozen slots leave");
         let front = self.queue.front().map_or(u64::MAX, |s| s.seq);
         self.fills.retain(|fill| fill.slots().start >= front);
+        self.merge = self.merge.take().filter(|merge| merge.seq >= front);
         self.dirty_end = self.queue.iter().map(slot_end).max().unwrap_or(0).max(self.patched_end());
         if self.is_clean() {
             self.set_mtime = None;

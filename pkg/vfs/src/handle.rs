@@ -13,7 +13,7 @@ use crate::dir::DirHandle;
 use crate::file::File;
 use crate::readahead::Ahead;
 use crate::virtual_files::TextHandle;
-use crate::{Error, Result, accesslog};
+use crate::{Error, Image, Result, accesslog};
 
 /// An open file or directory. Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +38,8 @@ pub struct OpenFlags {
     pub truncate: bool,
     /// O_SYNC or O_DSYNC: every write is durable when it returns.
     pub sync: bool,
+    /// Whoever opens it can do without caches above, and would rather: a writer that never reads.
+    pub uncached: bool,
 }
 
 impl OpenFlags {
@@ -50,6 +52,7 @@ impl OpenFlags {
             append: bits & libc::O_APPEND != 0,
             truncate: bits & libc::O_TRUNC != 0,
             sync: bits & (libc::O_SYNC | libc::O_DSYNC) != 0,
+            uncached: false,
         }
     }
 
@@ -69,7 +72,7 @@ impl OpenFlags {
 }
 
 /// An opened file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// The handle.
     pub fh: Fh,
@@ -79,8 +82,12 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Content must not be cached above: virtual files.
     pub direct: bool,
+    /// Content need not be cached above, and while this handle lives nobody else's may be.
+    pub uncached: bool,
     /// The file is new (`create` only).
     pub created: bool,
+    /// The kernel is to read this by itself; if it cannot, [`crate::Vfs::not_passed`] must be told.
+    pub image: Option<Arc<Image>>,
 }
 
 /// One open of a file.
@@ -90,14 +97,32 @@ pub(crate) struct FileHandle {
     /// Losses of the file that this handle has been told of, or that happened before it.
     told: AtomicU64,
     pub(crate) ahead: Mutex<Ahead>,
+    /// Caches above are left out, here and in all handles that are opened while this one lives.
+    pub(crate) uncached: bool,
     /// A read through it has been recorded in atime.
     pub(crate) touched: AtomicBool,
+    /// The kernel serves it by itself.
+    pub(crate) passed: AtomicBool,
 }
 
 impl FileHandle {
-    pub(crate) fn new(file: Arc<File>, flags: OpenFlags) -> FileHandle {
-        let told = AtomicU64::new(file.state().losses);
-        FileHandle { file, flags, told, ahead: Mutex::default(), touched: AtomicBool::new(false) }
+    pub(crate) fn new(file: Arc<File>, flags: OpenFlags, passed: bool) -> FileHandle {
+        let (told, uncached) = {
+            let mut state = file.state();
+            // The mode is the inode's: one who caches and one who does not would not see each other.
+            let uncached = if state.opens == 1 { flags.uncached } else { state.uncached > 0 };
+            state.uncached += usize::from(uncached);
+            (AtomicU64::new(state.losses), uncached)
+        };
+        FileHandle {
+            file,
+            flags,
+            told,
+            ahead: Mutex::default(),
+            uncached,
+            touched: AtomicBool::new(false),
+            passed: AtomicBool::new(passed),
+        }
     }
 
     /// The error this handle has not been told yet, if there is one. Telling it is what this does.

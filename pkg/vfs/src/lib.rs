@@ -29,12 +29,14 @@ mod dir;
 mod error;
 mod file;
 mod flusher;
+mod gather;
 mod handle;
 mod locks;
 mod names;
 mod opening;
 mod pack_plan;
 mod packing;
+mod passing;
 mod patches;
 mod pending;
 mod ranges;
@@ -42,6 +44,7 @@ mod readahead;
 mod reader;
 mod resize;
 mod seek;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod virtual_files;
@@ -51,6 +54,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use accesslog::AccessLog;
+pub use cairn_chunk::{Image, Images};
 pub use cairn_meta::{Cred, FallocMode, NewNode, OpenHow, RenameMode, SetAttr, XattrMode};
 pub use config::{Config, Parts};
 pub use control::{Control, ControlReply, ControlRequest, ErrnoByte, Progress};
@@ -58,6 +62,7 @@ pub use dir::DirEntry;
 pub use error::{Error, Result};
 pub use handle::{Fh, OpenFlags, Opened};
 pub use locks::LockRange;
+pub use passing::Passable;
 pub use seek::Whence;
 pub use virtual_files::{VIRTUAL_CONFIG, VIRTUAL_CONTROL, VIRTUAL_LOG, VIRTUAL_STATS};
 

@@ -8,9 +8,10 @@ use cairn_types::{Ino, Timestamp};
 use dashmap::DashMap;
 
 use crate::commit::Core;
+use crate::file::File;
 use crate::handle::{FileHandle, Handle};
 use crate::names::Made;
-use crate::{Fh, OpenFlags, Opened, Result, Vfs};
+use crate::{Fh, Image, OpenFlags, Opened, Result, Vfs};
 
 /// What content each inode had when it was opened last: mtime and length. It changes with every
 /// change of content (volume format 11.1), so equal means that caches above still hold.
@@ -23,6 +24,11 @@ pub(crate) struct SeenTable {
 const SEEN_MAX: usize = 1 << 17;
 
 impl SeenTable {
+    /// Was it opened before?
+    fn knows(&self, ino: Ino) -> bool {
+        self.seen.contains_key(&ino)
+    }
+
     /// Is the content what it was at the last open?
     fn is_same(&self, ino: Ino, version: (Timestamp, u64)) -> bool {
         if self.seen.len() >= SEEN_MAX {
@@ -54,15 +60,30 @@ impl Vfs {
     /// Makes a handle of what metadata has opened; on failure metadata is told that it is closed.
     async fn opened(&self, cred: &Cred, made: Made, flags: OpenFlags) -> Result<Opened> {
         let file = self.core.files.open(made.ino, made.attr, made.asked_at);
-        let handle = Arc::new(FileHandle::new(file, flags));
-        let opened = self.finish_open(cred, &made, &handle).await;
+        let again = self.seen.knows(made.ino);
+        let admitted = self.core.admit(&file, flags, again);
+        let image = match admitted {
+            Ok(image) => image,
+            Err(refused) => {
+                self.core.closed(&file).await;
+                return Err(refused);
+            }
+        };
+        let handle = Arc::new(FileHandle::new(file, flags, image.is_some()));
+        let opened = self.finish_open(cred, &made, &handle, image).await;
         if opened.is_err() {
             self.close_handle(&handle).await;
         }
         opened
     }
 
-    async fn finish_open(&self, cred: &Cred, made: &Made, handle: &Arc<FileHandle>) -> Result<Opened> {
+    async fn finish_open(
+        &self,
+        cred: &Cred,
+        made: &Made,
+        handle: &Arc<FileHandle>,
+        image: Option<Arc<Image>>,
+    ) -> Result<Opened> {
         let file = &handle.file;
         if handle.flags.truncate && !made.is_new && file.state().length() > 0 {
             self.core.truncate(cred, made.ino, 0, true).await?;
@@ -73,7 +94,7 @@ impl Vfs {
         };
         let keep_cache = self.seen.is_same(made.ino, (attr.mtime, attr.length)) && is_clean;
         let fh = self.handles.insert(Handle::File(handle.clone()))?;
-        Ok(Opened { fh, attr, keep_cache, direct: false, created: made.is_new })
+        Ok(Opened { fh, attr, keep_cache, direct: false, uncached: handle.uncached, created: made.is_new, image })
     }
 
     /// close(2) of one descriptor.
@@ -96,20 +117,8 @@ impl Vfs {
 
     /// The last descriptor of a handle is gone.
     pub(crate) async fn close_handle(&self, handle: &FileHandle) {
-        let file = &handle.file;
-        let abandon = {
-            let mut state = file.state();
-            state.opens -= 1;
-            state.owed_releases += 1;
-            state.opens == 0 && state.orphan
-        };
-        if abandon {
-            self.core.abandon(file).await;
-        }
-        self.core.settle_releases(file).await;
-        if !file.state().is_clean() {
-            self.core.flusher.kick();
-        }
+        self.core.dismiss(handle);
+        self.core.closed(&handle.file).await;
     }
 
     pub(crate) async fn read_handle(&self, handle: &FileHandle, offset: u64, len: u32) -> Result<bytes::Bytes> {
@@ -150,6 +159,23 @@ fn told(handle: &FileHandle, done: Result<()>) -> Result<()> {
 }
 
 impl Core {
+    /// One open less, counted in metadata too.
+    pub(crate) async fn closed(self: &Arc<Core>, file: &Arc<File>) {
+        let abandon = {
+            let mut state = file.state();
+            state.opens -= 1;
+            state.owed_releases += 1;
+            state.opens == 0 && state.orphan
+        };
+        if abandon {
+            self.abandon(file).await;
+        }
+        self.settle_releases(file).await;
+        if !file.state().is_clean() {
+            self.flusher.kick();
+        }
+    }
+
     pub(crate) async fn unlock_all(self: &Arc<Core>, ino: Ino, owner: u64) -> Result<()> {
         Ok(self.meta.set_plock(ino, owner, None, (0, i64::MAX as u64), 0).await?)
     }

@@ -52,13 +52,13 @@ impl Fill {
 }
 
 /// Bytes that get a place in a slice.
-struct Part {
-    loose: Loose,
-    home: Home,
+pub(crate) struct Part {
+    pub(crate) loose: Loose,
+    pub(crate) home: Home,
 }
 
 /// Whose bytes they are.
-enum Home {
+pub(crate) enum Home {
     /// A slot's that there is already.
     Slot(u64),
     /// A run's of a patch.
@@ -81,6 +81,9 @@ impl Core {
         let (dense, newest) = self.bind(file, upto).await?;
         for dense in dense {
             self.fill(file, dense).await?;
+        }
+        if upto == Upto::All {
+            self.merge_tail(file, newest).await?;
         }
         let mut state = file.state();
         state.queue.iter_mut().take_while(|s| s.seq <= newest).for_each(|s| s.leaving = true);
@@ -284,7 +287,7 @@ impl Core {
 }
 
 impl State {
-    fn settle_part(&mut self, home: Home, len: u32, off: u32, upload: &Arc<Upload>) {
+    pub(crate) fn settle_part(&mut self, home: Home, len: u32, off: u32, upload: &Arc<Upload>) {
         match home {
             Home::Slot(seq) => {
                 let slot = self.slot_mut(seq).expect("it is in the queue");

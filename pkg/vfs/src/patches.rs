@@ -12,6 +12,7 @@ use cairn_types::layout::chunk_start;
 use cairn_types::{ChunkIndex, ChunkSpan, Timestamp};
 
 use crate::file::{SLOTS_MAX, State};
+use crate::pending::Slot;
 use crate::ranges::{Run, RunBytes};
 
 /// Writes shorter than this may land in a patch.
@@ -39,6 +40,12 @@ impl State {
     /// Nothing is uncommitted.
     pub(crate) fn is_clean(&self) -> bool {
         self.queue.is_empty() && self.patches.is_empty()
+    }
+
+    /// Is all of its dirt one short run at the start of the file? Then it is better stored in company.
+    pub(crate) fn is_small(&self) -> bool {
+        let starts = |slot: &Slot| slot.index.0 == 0 && slot.pos == 0 && slot.is_loose(SMALL_BYTES);
+        self.packs && self.patches.is_empty() && self.queue.len() == 1 && self.queue.front().is_some_and(starts)
     }
 
     /// It takes no more before a flush.
@@ -95,7 +102,8 @@ impl State {
         let patched =
             self.patches.entry(span.index).or_insert_with(|| Patched { patch: make(), born: now, touched: now, mtime });
         if before.is_none()
-            && let Some(slot) = self.queue.pop_back_if(|slot| slot.index == span.index && slot.is_loose(SMALL_BYTES))
+            && let Some(slot) =
+                self.queue.pop_back_if(|slot| slot.index == span.index && !slot.frozen && slot.is_loose(SMALL_BYTES))
         {
             // It turned out not to be a stream. Its number is used again: nobody waits for a number
             // that may still move.

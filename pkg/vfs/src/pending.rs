@@ -20,10 +20,24 @@ pub(crate) struct Upload {
     pub(crate) offered: AtomicBool,
     /// Metadata names it: some of its records are committed, so the others only add to its references.
     pub(crate) named: AtomicBool,
+    /// Several files have records of it.
+    pub(crate) is_shared: bool,
+    /// Held while metadata learns of a shared slice for the first time: one commit registers it, the
+    /// others add to its references.
+    pub(crate) naming: Mutex<()>,
 }
 
 impl Upload {
     pub(crate) fn new(writer: SliceWriter) -> Arc<Upload> {
+        Upload::of(writer, false)
+    }
+
+    /// One that several files will have records of.
+    pub(crate) fn shared(writer: SliceWriter) -> Arc<Upload> {
+        Upload::of(writer, true)
+    }
+
+    fn of(writer: SliceWriter, is_shared: bool) -> Arc<Upload> {
         Arc::new(Upload {
             writer,
             failures: AtomicU64::new(0),
@@ -31,6 +45,8 @@ impl Upload {
             storing: Mutex::default(),
             offered: AtomicBool::new(false),
             named: AtomicBool::new(false),
+            is_shared,
+            naming: Mutex::default(),
         })
     }
 

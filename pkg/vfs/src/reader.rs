@@ -4,6 +4,7 @@
 //! both, and the overlay wins with the same bytes; none is found in neither. A block that is
 //! missing mostly means that the list is old: it is read again before anybody hears of it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ impl Core {
         }
         let tail = self.tail(handle, offset, length);
         self.read_ahead(handle, offset, end, length);
-        let mut read = Box::pin(self.read_range(&handle.file, tail, end));
-        let bytes = match (&mut read).now_or_never() {
+        let mut read = pin!(self.read_range(&handle.file, tail, end));
+        let bytes = match read.as_mut().now_or_never() {
             Some(done) => done?,
             None => {
                 handle.ahead.lock().waited(offset);
@@ -63,7 +64,7 @@ impl Core {
         offset.min(length - TAIL_BYTES).max(offset - u64::from(chunk.pos))
     }
 
-    async fn read_range(&self, file: &File, offset: u64, end: u64) -> Result<Bytes> {
+    pub(crate) async fn read_range(&self, file: &File, offset: u64, end: u64) -> Result<Bytes> {
         let mut spans = chunk_spans(offset, end - offset);
         let first = spans.next().expect("the range is not empty");
         let bytes = self.read_span(file, first).await?;

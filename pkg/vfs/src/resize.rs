@@ -30,6 +30,9 @@ impl Core {
             self.note_change();
             return Ok(attr);
         };
+        if file.state().passes.is_passed() {
+            return Err(Error::PassedThrough { ino });
+        }
         let _alone = file.gate.write().await;
         self.drain(&file).await?;
         let attr = self.meta.truncate(cred, ino, length, by_handle).await?;

@@ -144,7 +144,7 @@ impl Vfs {
             VIRTUAL_STATS => text((self.virtuals.parts.stats)()),
             _ => text((self.virtuals.parts.config)()),
         })?;
-        Ok(Opened { fh, attr, keep_cache: false, direct: true, created: false })
+        Ok(Opened { fh, attr, keep_cache: false, direct: true, uncached: false, created: false, image: None })
     }
 
     pub(crate) async fn read_virtual(&self, handle: &Handle, offset: u64, len: u32) -> Bytes {

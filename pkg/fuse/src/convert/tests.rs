@@ -15,14 +15,18 @@ fn times_before_1970_survive_how_fuser_reads_them() {
 
 #[test]
 fn open_flags_translate() {
-    let how = |flags| open_flags(flags, false);
+    let how = |flags| open_flags(flags, Extra::default());
     assert_eq!(how(libc::O_RDONLY), OpenFlags { read: true, ..Default::default() });
     let log = how(libc::O_WRONLY | libc::O_APPEND | libc::O_DSYNC);
-    assert_eq!(log, OpenFlags { write: true, append: true, sync: true, ..Default::default() });
+    assert_eq!(log, OpenFlags { write: true, append: true, sync: true, uncached: true, ..Default::default() });
     assert!(how(libc::O_RDWR | libc::O_TRUNC).truncate);
     assert!(!how(libc::O_RDONLY | libc::O_TRUNC).truncate, "what may not write may not cut");
-    let gathered = open_flags(libc::O_WRONLY | libc::O_APPEND, true);
+    let extra = |writeback_cache, no_dio_write| Extra { writeback_cache, no_dio_write };
+    let gathered = open_flags(libc::O_WRONLY | libc::O_APPEND, extra(true, false));
     assert!(gathered.read && !gathered.append, "the kernel reads what it writes, and places appends");
+    assert!(
+        !gathered.uncached && !open_flags(libc::O_WRONLY, extra(false, true)).uncached && !how(libc::O_RDWR).uncached
+    );
 }
 
 #[test]

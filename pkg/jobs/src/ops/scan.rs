@@ -6,6 +6,8 @@ use cairn_meta::record::{DeletedFile, Entry};
 use cairn_meta::txn::{Context, Op, Rely, Txn};
 use cairn_types::{Attr, ChunkIndex, FileType, Ino, SliceId, SliceRecord, SliceRef};
 
+use crate::pack_space::PackSpace;
+
 /// Records read at a time.
 const PAGE: usize = 1000;
 
@@ -43,6 +45,8 @@ pub(crate) struct SlicePage {
     pub(crate) delayed: Vec<SliceRef>,
     /// Without owner, with their record still there.
     pub(crate) unowned: Vec<SliceRef>,
+    /// What shared slices hold in vain.
+    pub(crate) packs: PackSpace,
     /// Lists that do not decode: they may name slices that nothing else names.
     pub(crate) corrupt_lists: u64,
 }
@@ -61,6 +65,7 @@ impl Op for LiveSlices {
                 let list = if waiting.contains(ino) { &mut out.waiting } else { &mut out.listed };
                 let (records, fault) = decode_chunk(raw);
                 list.extend(records.iter().filter_map(SliceRecord::slice));
+                out.packs.add(&records);
                 out.corrupt_lists += u64::from(fault.is_some());
             }
             match page.last() {

@@ -95,8 +95,7 @@ async fn directories_are_mended_as_the_reference_does() {
         tx.put_dir_stat(dir, &DirStat { length: 1, space: -5, inodes: 77 })
     })
     .await;
-    let whole =
-        Options { path: Some(b"/".to_vec()), recursive: true, repair: true, ..Options::default() };
+    let whole = Options { path: Some(b"/".to_vec()), recursive: true, repair: true, ..Options::default() };
     let first = fsck(&w, whole.clone()).await;
     let rules: Vec<_> = first.findings.iter().map(|f| (f.problem.rule(), f.repaired)).collect();
     assert_eq!(rules, [("dangling-entry", true), ("nlink", true)]);

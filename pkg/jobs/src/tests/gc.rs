@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use cairn_meta::Cred;
-use cairn_types::Ino;
+use cairn_meta::{Commit, Cred, Durability, NewSlice};
+use cairn_types::{ChunkIndex, Ino, SliceRecord};
 
 use super::world::{World, noise};
 use crate::gc::{Leak, Options, Report, run};
@@ -23,7 +23,7 @@ async fn every_object_is_judged_by_what_the_metadata_knows() {
     w.file(Ino::ROOT, "f", &noise(100_000, 1)).await;
     let compacted = w.file(Ino::ROOT, "g", &noise(1000, 2)).await;
     w.write(compacted, 500, &noise(1000, 3)).await;
-    crate::compact(&w.meta, &w.chunks, compacted, cairn_types::ChunkIndex(0)).await.unwrap();
+    crate::compact(&w.meta, &w.chunks, compacted, ChunkIndex(0)).await.unwrap();
     let orphan = w.store_slice(&noise(70, 4)).await;
     w.tamper(move |tx| tx.insert_slice(orphan, 0)).await;
     for (key, len) in [
@@ -85,6 +85,55 @@ async fn delete_removes_what_nobody_needs_and_nothing_else() {
     assert!(w.meta.getattr(trashed).await.is_err());
     assert_eq!(w.read(kept).await, before);
     assert_eq!(w.objects().await.len(), 2, "two blocks of one slice");
+    w.assert_lawful().await;
+}
+
+/// `count` files of 1000 bytes each in one slice.
+async fn packed(w: &World, count: u32) -> Vec<Ino> {
+    let bytes = noise(count as usize * 1000, 7);
+    let pack = w.store_slice(&bytes).await;
+    let mut commits = Vec::new();
+    for i in 0..count {
+        let ino = w.file(Ino::ROOT, &format!("f{i}"), b"").await;
+        let record = SliceRecord { pos: 0, id: pack.id, size: pack.size, off: i * 1000, len: 1000 };
+        let new = NewSlice { index: ChunkIndex(0), record, mtime: w.meta.now() };
+        commits.push(Commit::new(ino, vec![new], None));
+    }
+    let files = commits.iter().map(|commit| commit.ino).collect();
+    w.meta.commit_many(commits, Durability::Process).await.unwrap();
+    files
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pack_with_one_live_record_is_kept_until_it_is_moved_out() {
+    let w = World::new(0).await;
+    let files = packed(&w, 20).await;
+    for i in 1..20 {
+        w.meta.unlink(&Cred::root(), Ino::ROOT, format!("f{i}").as_bytes(), true).await.unwrap();
+    }
+    let before = w.read(files[0]).await;
+    let report = gc(&w, Options { delete: true, ..Options::default() }).await;
+    w.pass(2 * HOUR).await;
+    assert_eq!((report.packs.count, report.dead), (1, tally(1, 19_000)));
+    assert_eq!((w.read(files[0]).await, w.objects().await.len()), (before.clone(), 1));
+    w.assert_lawful().await;
+
+    let report = gc(&w, Options { delete: true, compact: true, ..Options::default() }).await;
+    assert_eq!((report.compactions, report.dead), (tally(1, 1000), tally(0, 0)));
+    w.pass(2 * HOUR).await;
+    gc(&w, Options { delete: true, ..Options::default() }).await;
+    assert_eq!(w.list(files[0], 0).await[0].size, 1000, "a slice of its own");
+    assert_eq!((w.read(files[0]).await, w.objects().await.len()), (before, 1), "the pack is gone");
+    w.assert_lawful().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pack_that_is_mostly_shown_is_left_alone() {
+    let w = World::new(0).await;
+    packed(&w, 20).await;
+    w.meta.unlink(&Cred::root(), Ino::ROOT, b"f3", true).await.unwrap();
+    let report = gc(&w, Options { delete: true, compact: true, ..Options::default() }).await;
+    assert_eq!((report.compactions.count, report.dead), (0, tally(1, 1000)));
     w.assert_lawful().await;
 }
 

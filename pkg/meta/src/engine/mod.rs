@@ -8,6 +8,8 @@
 
 pub mod mem;
 pub mod mysql;
+#[cfg(test)]
+mod network_tests;
 pub mod postgres;
 pub mod redis;
 pub mod remote;

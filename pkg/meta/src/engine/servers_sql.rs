@@ -158,7 +158,7 @@ impl SqlTestServer {
                 let mut c = Command::new(mariadbd());
                 c.args(["--no-defaults", &format!("--user={}", self.user())]);
                 c.args([&format!("--datadir={dir}/data"), &format!("--socket={dir}/my.sock")]);
-                c.args([&format!("--port={port}"), "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0"]);
+                c.args([&format!("--port={port}"), "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=2"]);
                 c.args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M", "--skip-name-resolve"]);
                 c
             }

@@ -13,6 +13,7 @@ use super::{account, attr, content_time};
 use crate::changelog::log;
 use crate::cred::{Cred, Want};
 use crate::overlay;
+use crate::record::DelayedSlices;
 use crate::txn::{AttrChange, Context, Op, Rely, Txn};
 use crate::{Error, Result};
 
@@ -44,12 +45,15 @@ pub struct Commit {
     /// Lists that must still be as they were read, or nothing is done ([`Error::Changed`]). A slice
     /// that also repeats what a list showed would otherwise undo what others wrote since.
     pub unchanged: Vec<(ChunkIndex, Vec<SliceRecord>)>,
+    /// Records at the ends of lists whose bytes a new slice repeats: they go, if the lists still end
+    /// with just them; else nothing is done ([`Error::Changed`]).
+    pub replaces: Vec<(ChunkIndex, Vec<SliceRecord>)>,
 }
 
 impl Commit {
     /// Fresh slices, whatever the lists hold by now.
     pub fn new(ino: Ino, slices: Vec<NewSlice>, mtime: Option<Timestamp>) -> Commit {
-        Commit { ino, slices, mtime, named: vec![], unchanged: vec![] }
+        Commit { ino, slices, mtime, named: vec![], unchanged: vec![], replaces: vec![] }
     }
 }
 
@@ -62,12 +66,60 @@ pub struct Committed {
     pub before: Attr,
     /// Records in each written chunk's list now.
     pub counts: Vec<(ChunkIndex, u32)>,
+    /// Replaced slices nobody owns any more; empty where the trash keeps them.
+    pub unowned: Vec<SliceRef>,
 }
 
 impl Op for Commit {
     type Out = Committed;
 
     fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Committed> {
+        let mut done = self.show(cx, tx)?;
+        register(tx, std::slice::from_ref(self))?;
+        done.unowned = self.dispose(cx, tx)?;
+        Ok(done)
+    }
+}
+
+/// Commits of several files in one step: all of them or none. Their slices may be shared.
+///
+/// If one is refused nothing is done; each may then be tried alone.
+#[derive(Clone, Debug)]
+pub struct CommitMany(pub Vec<Commit>);
+
+impl Op for CommitMany {
+    /// In the order of the commits.
+    type Out = Vec<Committed>;
+
+    fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Vec<Committed>> {
+        let mut done = self.0.iter().map(|commit| commit.show(cx, tx)).collect::<Result<Vec<_>>>()?;
+        register(tx, &self.0)?;
+        for (commit, done) in self.0.iter().zip(&mut done) {
+            done.unowned = commit.dispose(cx, tx)?;
+        }
+        Ok(done)
+    }
+}
+
+/// Registers the slices of some commits, each once, with the number of records that name it now.
+fn register(tx: &mut dyn Txn, commits: &[Commit]) -> Result<()> {
+    let records = commits.iter().flat_map(|commit| &commit.slices);
+    let mut slices: Vec<SliceRef> = records.filter_map(|s| s.record.slice()).collect();
+    slices.sort_unstable();
+    for same in slices.chunk_by(|a, b| a == b) {
+        let (slice, refs) = (same[0], same.len() as u32);
+        if commits.iter().any(|commit| commit.named.contains(&slice.id)) {
+            tx.add_slice_refs(slice, i64::from(refs))?;
+        } else {
+            tx.insert_slice(slice, refs)?;
+        }
+    }
+    Ok(())
+}
+
+impl Commit {
+    /// Everything but the slices' references.
+    fn show(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Committed> {
         let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT).and(Rely::PERMISSION))?;
         if !old.is_file() {
             return Err(Error::NotPermitted);
@@ -92,11 +144,9 @@ impl Op for Commit {
             ..Default::default()
         };
         tx.change_attr(self.ino, &change)?;
-        Ok(Committed { attr: change.applied_to(&old), before: old, counts })
+        Ok(Committed { attr: change.applied_to(&old), before: old, counts, unowned: vec![] })
     }
-}
 
-impl Commit {
     /// Appends chunk by chunk, each in order, so that a chunk's list is written once.
     fn append(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Vec<(ChunkIndex, u32)>> {
         let mut chunks: BTreeMap<ChunkIndex, Vec<SliceRecord>> = BTreeMap::new();
@@ -105,14 +155,11 @@ impl Commit {
         }
         let mut counts = BTreeMap::new();
         for (index, records) in &chunks {
-            counts.insert(*index, tx.append_slices(self.ino, *index, records)?);
-        }
-        for (slice, refs) in self.references() {
-            if self.named.contains(&slice.id) {
-                tx.add_slice_refs(slice, i64::from(refs))?;
-            } else {
-                tx.insert_slice(slice, refs)?;
-            }
+            let count = match self.replaces.iter().find(|(at, _)| at == index) {
+                Some((_, tail)) => replace_tail(tx, (self.ino, *index), tail, records)?,
+                None => tx.append_slices(self.ino, *index, records)?,
+            };
+            counts.insert(*index, count);
         }
         let mut count_so_far: BTreeMap<ChunkIndex, u32> =
             counts.iter().map(|(index, count)| (*index, count - chunks[index].len() as u32)).collect();
@@ -131,12 +178,38 @@ impl Commit {
         Ok(counts.into_iter().collect())
     }
 
-    /// Each slice once, with the number of records that name it.
-    fn references(&self) -> Vec<(SliceRef, u32)> {
-        let mut slices: Vec<SliceRef> = self.slices.iter().filter_map(|s| s.record.slice()).collect();
-        slices.sort_unstable();
-        slices.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u32)).collect()
+    /// What becomes of replaced slices: the trash keeps them, or they lose an owner now.
+    fn dispose(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Vec<SliceRef>> {
+        let mut unowned = Vec::new();
+        for (index, tail) in &self.replaces {
+            let new = self.slices.iter().find(|s| s.index == *index).map(|s| s.record.id);
+            match new {
+                Some(id) if cx.policy.trash_days > 0 => {
+                    let slices: Vec<SliceRef> = tail.iter().filter_map(SliceRecord::slice).collect();
+                    tx.insert_delayed(&DelayedSlices { id, deleted_secs: cx.now.secs, slices })?;
+                }
+                _ => unowned.extend(drop_references(tx, tail)?),
+            }
+        }
+        Ok(unowned)
     }
+}
+
+/// Puts `records` in the place of the `tail` of a list.
+fn replace_tail(
+    tx: &mut dyn Txn,
+    (ino, index): (Ino, ChunkIndex),
+    tail: &[SliceRecord],
+    records: &[SliceRecord],
+) -> Result<u32> {
+    let mut list = tx.slices(ino, index)?;
+    if !list.ends_with(tail) {
+        return Err(Error::Changed);
+    }
+    list.truncate(list.len() - tail.len());
+    list.extend(records);
+    tx.replace_slices(ino, index, &list)?;
+    Ok(list.len() as u32)
 }
 
 /// Sets a file's length.

@@ -64,6 +64,10 @@ impl Recipe {
                 )
             }
             Service::Webdav => self.webdav(),
+            #[cfg(feature = "sftp")]
+            Service::Sftp => self.sftp()?,
+            #[cfg(feature = "tos")]
+            Service::Tos => self.tos(),
         };
         let operator = built.map_err(|e| Error::Config { reason: e.message().to_owned() })?;
         let transport = HttpTransporter::new(ReqwestTransport::new(client));
@@ -149,6 +153,27 @@ impl Recipe {
     fn webdav(&self) -> opendal::Result<Operator> {
         let webdav = services::Webdav::default().endpoint(&self.place.endpoint);
         Operator::new(webdav.username(&self.access_key).password(&self.secret_key).token(&self.session_token))
+    }
+
+    /// Keys are those of ssh: an agent's, or the file that the environment names.
+    #[cfg(feature = "sftp")]
+    fn sftp(&self) -> Result<opendal::Result<Operator>> {
+        if !self.secret_key.is_empty() {
+            let reason =
+                "sftp takes no password here: leave the secret key empty and use an ssh key (SSH_PRIVATE_KEY_PATH)";
+            return Err(Error::Config { reason: reason.to_owned() });
+        }
+        let key = std::env::var("SSH_PRIVATE_KEY_PATH").unwrap_or_default();
+        let sftp = services::Sftp::default().endpoint(&self.place.endpoint).root(&self.place.bucket);
+        Ok(Operator::new(sftp.user(&self.access_key).key(&key)))
+    }
+
+    #[cfg(feature = "tos")]
+    fn tos(&self) -> opendal::Result<Operator> {
+        let region = self.place.region.as_deref().unwrap_or_default();
+        let tos = services::Tos::default().bucket(&self.place.bucket).endpoint(&self.place.endpoint).region(region);
+        let tos = tos.access_key_id(&self.access_key).secret_access_key(&self.secret_key);
+        Operator::new(tos.security_token(&self.session_token))
     }
 
     /// The region to sign for: what the URL says, what the environment says, what Amazon says.

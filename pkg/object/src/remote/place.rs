@@ -6,7 +6,7 @@ use reqwest::Url;
 use crate::{Error, Result};
 
 /// Drivers and what speaks their protocol.
-const STORAGES: [(&str, Kind); 14] = [
+const STORAGES: &[(&str, Kind)] = &[
     ("s3", Kind::S3(Dialect::Aws)),
     ("minio", Kind::S3(Dialect::Minio)),
     ("space", Kind::S3(Dialect::HostLabel(1))),
@@ -21,7 +21,14 @@ const STORAGES: [(&str, Kind); 14] = [
     ("b2", Kind::B2),
     ("swift", Kind::Swift),
     ("webdav", Kind::Webdav),
+    #[cfg(feature = "sftp")]
+    ("sftp", Kind::Sftp),
+    #[cfg(feature = "tos")]
+    ("tos", Kind::Tos),
 ];
+
+/// Drivers that are built only with the cargo feature of their name.
+pub(crate) const OPTIONAL: [&str; 2] = ["sftp", "tos"];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -34,6 +41,10 @@ enum Kind {
     B2,
     Swift,
     Webdav,
+    #[cfg(feature = "sftp")]
+    Sftp,
+    #[cfg(feature = "tos")]
+    Tos,
 }
 
 /// How S3 drivers differ in what their URL says.
@@ -62,6 +73,22 @@ pub(crate) enum Service {
     B2,
     Swift,
     Webdav,
+    #[cfg(feature = "sftp")]
+    Sftp,
+    #[cfg(feature = "tos")]
+    Tos,
+}
+
+impl Service {
+    /// Does it list one folder at a time, instead of a whole bucket in order?
+    pub(crate) fn lists_folders(self) -> bool {
+        match self {
+            Service::Webdav => true,
+            #[cfg(feature = "sftp")]
+            Service::Sftp => true,
+            _ => false,
+        }
+    }
 }
 
 /// Where to go.
@@ -100,6 +127,10 @@ pub(crate) fn known_storages() -> impl Iterator<Item = &'static str> {
 /// `path_style` is what S3 drivers do at an endpoint that is not Amazon's.
 pub(crate) fn parse(storage: &str, bucket: &str, path_style: bool) -> Result<Option<Place>> {
     let Some((_, kind)) = STORAGES.iter().find(|(name, _)| *name == storage) else { return Ok(None) };
+    #[cfg(feature = "sftp")]
+    if matches!(kind, Kind::Sftp) {
+        return sftp(bucket).map(Some);
+    }
     let url = Url::parse(&with_scheme(*kind, bucket)).map_err(|e| wrong(bucket, &e.to_string()))?;
     let mut place = match kind {
         Kind::S3(Dialect::Aws) => amazon_or_like(&url, path_style),
@@ -113,6 +144,10 @@ pub(crate) fn parse(storage: &str, bucket: &str, path_style: bool) -> Result<Opt
         Kind::Swift => bucket_dot_host(&url, Service::Swift),
         Kind::B2 => backblaze(&url),
         Kind::Webdav => Some(webdav(&url)),
+        #[cfg(feature = "sftp")]
+        Kind::Sftp => None,
+        #[cfg(feature = "tos")]
+        Kind::Tos => tos(&url),
     }
     .filter(|place| !place.bucket.is_empty() || place.service == Service::Webdav)
     .ok_or_else(|| wrong(bucket, &format!("it names no bucket in a way that {storage} knows")))?;
@@ -304,6 +339,26 @@ fn backblaze(url: &Url) -> Option<Place> {
     Some(place(Service::B2, url.host_str()?.split('.').next()?, String::new(), None))
 }
 
+/// `bucket.tos-region.volces.com`
+#[cfg(feature = "tos")]
+fn tos(url: &Url) -> Option<Place> {
+    let place = bucket_dot_host(url, Service::Tos)?;
+    let host = place.endpoint.split_once("://")?.1;
+    let region = host.strip_prefix("tos-")?.split('.').next()?.to_owned();
+    Some(Place { region: Some(region), ..place })
+}
+
+/// `[user@]host[:port]:/folder`
+#[cfg(feature = "sftp")]
+fn sftp(bucket: &str) -> Result<Place> {
+    match bucket.strip_prefix("sftp://").unwrap_or(bucket).rsplit_once(':') {
+        Some((host, folder)) if !host.is_empty() && folder.starts_with('/') => {
+            Ok(place(Service::Sftp, folder.trim_end_matches('/'), format!("ssh://{host}"), None))
+        }
+        _ => Err(wrong(bucket, "sftp takes [user@]host[:port]:/folder, the folder from the root on")),
+    }
+}
+
 /// The whole URL is the folder.
 fn webdav(url: &Url) -> Place {
     let mut folder = url.clone();
@@ -401,6 +456,22 @@ mod tests {
             let place = parse(storage, url, true).unwrap().unwrap();
             assert_eq!((place.bucket.as_str(), place.endpoint.as_str()), (bucket, endpoint), "{storage} {url}");
         }
+    }
+
+    #[cfg(feature = "sftp")]
+    #[test]
+    fn sftp_takes_a_host_and_a_folder() {
+        let place = parse("sftp", "me@host:2222:/vol/", true).unwrap().unwrap();
+        assert_eq!((place.endpoint.as_str(), place.bucket.as_str()), ("ssh://me@host:2222", "/vol"));
+        assert!(parse("sftp", "host:folder", true).is_err() && parse("sftp", "/folder", true).is_err());
+    }
+
+    #[cfg(feature = "tos")]
+    #[test]
+    fn tos_takes_its_region_from_the_host() {
+        let place = parse("tos", "https://b.tos-cn-beijing.volces.com", true).unwrap().unwrap();
+        assert_eq!(place.endpoint, "https://tos-cn-beijing.volces.com");
+        assert_eq!((place.bucket.as_str(), place.region.as_deref()), ("b", Some("cn-beijing")));
     }
 
     #[test]

@@ -129,6 +129,8 @@ async fn a_damaged_object_on_s3_is_an_error_when_read_whole() {
     store.put("k", "hello".to_owned().into()).await.unwrap();
     assert_eq!(store.get("k", None).await.unwrap(), "hello");
     std::fs::write(server.folder.path().join("bkt/vol/k"), "hellO").unwrap();
+    let taken = store.get_into("k", None, &crate::testing::Discard).await;
+    assert!(matches!(taken, Err(Error::Corrupt { .. })), "told at its end");
     let error = store.get("k", None).await.unwrap_err();
     assert!(matches!(&error, Error::Corrupt { key, reason } if key == "k" && reason.contains("2591144780")), "{error}");
     let lenient =

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{TryStreamExt, future};
+use parking_lot::Mutex;
 
-use crate::{ObjectStore, Payload};
+use crate::{ObjectStore, Payload, Sink};
 
 /// Runs all checks on an empty store and leaves it empty. Panics on the first breach.
 pub async fn suite(store: Arc<dyn ObjectStore>) {
@@ -15,6 +16,7 @@ pub async fn suite(store: Arc<dyn ObjectStore>) {
     assert_eq!(keys(store, "", "").await, Vec::<String>::new(), "the suite starts on an empty store");
     what_was_put_comes_back(store).await;
     ranges_give_what_exists(store).await;
+    a_sink_gets_the_same(store).await;
     a_put_replaces(store).await;
     what_is_missing_is_not_found(store).await;
     odd_keys_work(store).await;
@@ -46,6 +48,35 @@ async fn ranges_give_what_exists(store: &dyn ObjectStore) {
         let got = store.get("r", Some(range.clone())).await.unwrap_or_else(|e| panic!("get {range:?}: {e}"));
         assert!(got == expected, "range {range:?} gave {} bytes", got.len());
     }
+    remove_all(store).await;
+}
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Kept(Mutex<Vec<u8>>);
+
+impl Sink for Kept {
+    fn begin(&self) {
+        self.0.lock().clear();
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        self.0.lock().extend_from_slice(bytes);
+    }
+}
+
+async fn a_sink_gets_the_same(store: &dyn ObjectStore) {
+    let body = pattern(3_000_000);
+    store.put("s", body.clone().into()).await.expect("put");
+    for range in [None, Some(0..3_000_000), Some(17..2_999_999), Some(5..6)] {
+        let kept = Kept::default();
+        let told = store.get_into("s", range.clone(), &kept).await.unwrap_or_else(|e| panic!("get {range:?}: {e}"));
+        let range = range.map_or(0..body.len(), |r| r.start as usize..r.end as usize);
+        assert!(kept.0.into_inner() == body[range.clone()] && told == range.len() as u64, "range {range:?}");
+    }
+    let kept = Kept::default();
+    assert!(store.get_into("missing", None, &kept).await.expect_err("get").is_not_found());
+    assert!(store.get_into("missing", Some(0..1), &kept).await.expect_err("get").is_not_found());
     remove_all(store).await;
 }
 

@@ -97,6 +97,12 @@ impl Vfs {
         Some(done)
     }
 
+    /// Does somebody else have the file open that this handle writes past all caches? Then what was
+    /// written must be dropped from the caches above, where pages of it may be mapped.
+    pub fn is_watched(&self, fh: Fh) -> bool {
+        self.handles.file(fh).is_ok_and(|handle| handle.uncached && handle.file.state().opens > 1)
+    }
+
     /// close(2) of one descriptor: stores and commits the file's data, drops the POSIX locks of
     /// `lock_owner`.
     pub async fn flush(&self, cred: &Cred, fh: Fh, lock_owner: u64) -> Result<()> {

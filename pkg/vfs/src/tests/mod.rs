@@ -6,6 +6,7 @@ mod files;
 mod life;
 mod model;
 mod packs;
+mod streams;
 mod virtuals;
 
 use std::sync::Arc;

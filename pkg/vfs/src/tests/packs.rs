@@ -186,3 +186,114 @@ async fn a_failed_pack_is_kept_and_stored_later() {
     assert_eq!(w.chunk.stats().buffer_used_bytes, 0, "memory goes back");
     w.is_lawful().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn small_files_closed_at_the_same_moment_share_objects() {
+    let w = world(BLOCK).await;
+    w.store.set_faults(cairn_object::testing::Faults { delay_max: Duration::from_millis(5), ..Default::default() });
+    let mut files = Vec::new();
+    for i in 0..100 {
+        let (ino, fh) = w.create(&format!("f{i}")).await;
+        w.write(fh, 0, &pattern(i, 1000 + i)).await;
+        files.push((i, ino, fh));
+    }
+    let closes = files.iter().map(|(_, _, fh)| w.close(*fh));
+    futures::future::join_all(closes).await;
+    assert!(w.store.puts() <= 8, "two alone, the rest in company: {} objects", w.store.puts());
+    assert_eq!(w.vfs.dirty(), (0, 0));
+    let peer = w.peer().await;
+    for (i, ino, _) in &files {
+        assert!(peer.content(*ino).await == pattern(*i, 1000 + i), "file {i}");
+    }
+    w.is_lawful().await;
+    for (i, ..) in files.iter().skip(1) {
+        w.vfs.unlink(&w.root, Ino::ROOT, format!("f{i}").as_bytes()).await.expect("unlinks");
+    }
+    w.is_lawful().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_company_each_file_hears_its_own_verdict() {
+    let w = world(BLOCK).await;
+    w.store.set_faults(cairn_object::testing::Faults { delay_max: Duration::from_millis(5), ..Default::default() });
+    let mut files = Vec::new();
+    for i in 0..20 {
+        let (ino, fh) = w.create(&format!("f{i}")).await;
+        w.write(fh, 0, &pattern(i, 1000)).await;
+        files.push((i, ino, fh));
+    }
+    // Another client removes one of them for good: it has no inode any more.
+    let other = w.peer().await;
+    other.vfs.unlink(&w.root, Ino::ROOT, b"f9").await.expect("unlinks");
+    let flushes = files.iter().map(|(_, _, fh)| w.flush(*fh));
+    let outcomes = futures::future::join_all(flushes).await;
+    let failed: Vec<usize> = outcomes.iter().enumerate().filter(|(_, o)| o.is_err()).map(|(i, _)| i).collect();
+    assert_eq!(failed, [9]);
+    let peer = w.peer().await;
+    for (i, ino, _) in files.iter().filter(|(i, ..)| *i != 9) {
+        assert!(peer.content(*ino).await == pattern(*i, 1000), "file {i}");
+    }
+    w.is_lawful().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn synced_appends_leave_few_records() {
+    let w = world(BLOCK).await;
+    let (ino, fh) = w.create("log").await;
+    let mut bytes = Vec::new();
+    for i in 0..200 {
+        let line = pattern(i, 300);
+        w.write(fh, bytes.len() as u64, &line).await;
+        bytes.extend(line);
+        w.fsync(fh).await.expect("stored");
+    }
+    let records = w.records(ino).await;
+    assert!(records.len() <= 8, "{records:?}");
+    assert!(w.content(ino).await == bytes);
+    assert!(w.peer().await.content(ino).await == bytes);
+    w.is_lawful().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_others_wrote_to_is_not_replaced() {
+    let w = world(BLOCK).await;
+    let (ino, fh) = w.create("log").await;
+    w.write(fh, 0, &pattern(1, 300)).await;
+    w.fsync(fh).await.expect("stored");
+    let other = w.peer().await;
+    let theirs = other.open(ino).await;
+    other.write(theirs, 100, b"theirs").await;
+    other.fsync(theirs).await.expect("stored");
+    w.write(fh, 300, &pattern(2, 300)).await;
+    w.fsync(fh).await.expect("stored");
+    let mut bytes = pattern(1, 300);
+    bytes[100..106].copy_from_slice(b"theirs");
+    bytes.extend(pattern(2, 300));
+    assert!(w.peer().await.content(ino).await == bytes);
+    assert_eq!(w.records(ino).await.len(), 3);
+    w.is_lawful().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_writes_leaves_caches_out_as_long_as_nobody_else_has_them() {
+    let w = world(BLOCK).await;
+    let (ino, reader) = w.create("a").await;
+    let writing = OpenFlags { write: true, uncached: true, ..OpenFlags::default() };
+    let beside = w.vfs.open(&w.root, ino, writing).await.expect("opens");
+    assert!(!beside.uncached, "somebody has it open with caches");
+    for fh in [reader, beside.fh] {
+        w.vfs.release(&w.root, fh, None).await.expect("releases");
+    }
+    let alone = w.vfs.open(&w.root, ino, writing).await.expect("opens");
+    assert!(alone.uncached && !w.vfs.is_watched(alone.fh));
+    let later = w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens");
+    assert!(later.uncached, "the mode is the inode's");
+    assert!(w.vfs.is_watched(alone.fh));
+    w.vfs.release(&w.root, alone.fh, None).await.expect("releases");
+    let last = w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens");
+    assert!(last.uncached, "one is left that leaves caches out");
+    for fh in [later.fh, last.fh] {
+        w.vfs.release(&w.root, fh, None).await.expect("releases");
+    }
+    assert!(!w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens").uncached);
+}

@@ -148,7 +148,7 @@ async fn control_answers_as_documented() {
     let gone = message(1002, &[&[0, 0, 0, 0, 0, 0, 0, 1, 4], &b"gone"[..], &[0, 4]].concat());
     assert_eq!(ask(&w, &gone).await, [2]);
     assert_eq!(ask(&w, &message(1999, &[])).await, [22]);
-    assert_eq!(ask(&w, &message(1004, &[0; 8])).await, [95]);
+    assert_eq!(ask(&w, &message(1006, &[0; 8])).await, [95]);
     let remove = message(1002, &[&[0, 0, 0, 0, 0, 0, 0, 1, 4], &b"copy"[..], &[0, 4]].concat());
     let answer = ask(&w, &remove).await;
     let item = [&[0xFE, 0, 0, 0, 0, 0, 0, 0, 6][..], &[0; 8]].concat();

@@ -131,12 +131,10 @@ fn trouble(e: &sqlx::Error) -> Trouble {
         1290 | 1792 | 1836 => Trouble::ReadOnly(words),
         1406 => Trouble::TooBig(words),
         1264 => Trouble::OutOfRange(words),
+        1366 => Trouble::NotText(words),
         1146 => Trouble::NoTable(words),
         1021 | 1114 => Trouble::Other(format!("no space is left on the metadata server's disk ({words})")),
         1044 | 1045 | 1049 | 1130 | 1142 | 1227 | 1251 | 1698 => Trouble::Refused(words),
         number => Trouble::Other(format!("{words} ({number})")),
     }
 }
-
-#[cfg(test)]
-mod tests;

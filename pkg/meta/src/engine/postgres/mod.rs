@@ -146,6 +146,7 @@ fn trouble(e: &sqlx::Error) -> Trouble {
         "25006" => Trouble::ReadOnly(words),
         "22001" => Trouble::TooBig(words),
         "22003" => Trouble::OutOfRange(words),
+        "22021" | "22P05" => Trouble::NotText(words),
         "42P01" => Trouble::NoTable(words),
         "53100" => Trouble::Other(format!("no space is left on the metadata server's disk ({words})")),
         "28000" | "28P01" | "3D000" | "42501" | "3F000" => Trouble::Refused(words),
@@ -153,6 +154,3 @@ fn trouble(e: &sqlx::Error) -> Trouble {
         code => Trouble::Other(format!("{words} ({code})")),
     }
 }
-
-#[cfg(test)]
-mod tests;

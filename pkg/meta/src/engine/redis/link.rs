@@ -11,7 +11,7 @@ use std::time::Duration;
 use cairn_env::Env;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value as Reply};
+use redis::{Cmd, RedisError, Value as Reply};
 use tokio::sync::Notify;
 
 use super::place::Place;
@@ -67,19 +67,6 @@ impl Link {
         }
     }
 
-    /// One try to connect.
-    pub(super) async fn connect(&self) -> std::result::Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.place.connect_timeout))
-            .set_response_timeout(Some(self.place.read_timeout));
-        let client: Client = self.place.client()?;
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        if self.place.read_only_replica {
-            redis::cmd("READONLY").query_async::<()>(&mut connection).await?;
-        }
-        Ok(connection)
-    }
-
     /// Takes a connection that is already open.
     pub(super) fn adopt(&self, connection: MultiplexedConnection) {
         let number = self.made.fetch_add(1, Ordering::SeqCst) + 1;
@@ -87,7 +74,7 @@ impl Link {
     }
 
     async fn connection(&self) -> Result<(u64, MultiplexedConnection)> {
-        let mut pause = self.place.min_backoff;
+        let (mut pause, mut tries) = (self.place.min_backoff, 0_u32);
         let _one_at_a_time = loop {
             self.check_open()?;
             if let Some(current) = self.current.lock().clone() {
@@ -103,16 +90,20 @@ impl Link {
             if let Some(current) = self.current.lock().clone() {
                 return Ok(current);
             }
-            match self.connect().await {
+            match self.place.connect().await {
                 Ok(connection) => {
                     if self.made.load(Ordering::SeqCst) > 0 {
                         tracing::info!(server = self.place.describe(), "connected to the metadata engine again");
                     }
                     self.adopt(connection);
                 }
+                // Told less and less often.
                 Err(error) => {
-                    tracing::warn!(server = self.place.describe(), reason = %self.place.words(&error),
+                    tries += 1;
+                    if tries.is_power_of_two() {
+                        tracing::warn!(server = self.place.describe(), reason = %self.place.words(&error),
                                    "the metadata engine cannot be reached; operations wait for it");
+                    }
                     self.rest(pause).await?;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }

@@ -8,10 +8,12 @@
 //!
 //! Not here: what an operation relies on (`remote`).
 
+mod compare;
 mod decode;
 mod link;
 mod pages;
 mod place;
+mod polite;
 mod program;
 
 use std::collections::HashSet;
@@ -21,17 +23,19 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use cairn_env::Env;
 use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
 use redis::{Script, Value as Reply};
 
 use super::Options;
 use super::remote::Remote;
 use super::remote::record::{Commit, Key, Outcome, Server, Value, Verb};
-use crate::txn::Engine;
+use crate::txn::{Durability, Engine};
 use crate::{Error, Result};
 use decode::Replies;
 use link::{Link, NOSCRIPT, Shared};
 use pages::Listings;
 use place::Place;
+use polite::Politeness;
 use program::{Names, Program};
 
 /// A volume's records in Redis. See the module.
@@ -46,6 +50,7 @@ pub struct RedisServer {
     fetch: Script,
     commit: Script,
     listings: Listings,
+    polite: Politeness,
     /// Lanes whose stamps are stored, to be removed at the end.
     lanes: Mutex<HashSet<u64>>,
 }
@@ -61,55 +66,75 @@ pub async fn open(env: Env, url: &str, options: Options) -> Result<Arc<dyn Engin
 }
 
 async fn open_remote(env: Env, url: &str, options: Options) -> Result<Arc<Remote<RedisServer>>> {
-    let place = Arc::new(Place::parse(url, |name| std::env::var(name).ok())?);
+    let mut place = Place::parse(url, |name| std::env::var(name).ok())?;
+    let connection = first_connection(&mut place).await?;
+    let place = Arc::new(place);
     let shared = Arc::<Shared>::default();
     let link = || Link::new(env.clone(), place.clone(), shared.clone());
     let server = RedisServer {
-        names: Names::default(),
+        names: Names { prefix: place.prefix() },
         main: link(),
         bulk: link(),
         fetch: Script::new(concat!(include_str!("common.lua"), include_str!("fetch.lua"))),
         commit: Script::new(concat!(include_str!("common.lua"), include_str!("commit.lua"))),
         listings: Listings::default(),
+        polite: Politeness::default(),
         lanes: Mutex::default(),
         env: env.clone(),
         place,
         shared,
     };
+    server.main.adopt(connection);
     server.greet(options).await?;
     Ok(Remote::new(env, server, options.read_only))
 }
 
+/// The first connection: what is wrong is told, not waited for. A node of a cluster may say so
+/// only now.
+async fn first_connection(place: &mut Place) -> Result<MultiplexedConnection> {
+    let outcome = match place.connect().await {
+        Ok(mut connection) if !place.is_cluster() => {
+            let info: std::result::Result<String, _> =
+                redis::cmd("INFO").arg("cluster").query_async(&mut connection).await;
+            // Some proxies do not know the command; they are no cluster.
+            if info.is_ok_and(|info| info.contains("cluster_enabled:1")) {
+                place.become_cluster();
+                place.connect().await
+            } else {
+                Ok(connection)
+            }
+        }
+        Err(error) if !place.is_cluster() && error.to_string().contains("cluster mode") => {
+            place.become_cluster();
+            place.connect().await
+        }
+        outcome => outcome,
+    };
+    outcome.map_err(|e| Error::Refused(why_not_connected(place, &e)))
+}
+
+fn why_not_connected(place: &Place, e: &redis::RedisError) -> String {
+    let (words, place) = (place.words(e), place.describe());
+    // The crate wraps what the server says during the handshake in words of its own.
+    let says = |what: &[&str]| what.iter().any(|w| words.contains(w));
+    match () {
+        () if says(&["WRONGPASS", "NOAUTH", "Authentication required", "invalid username-password", "AUTH"])
+            || e.kind() == redis::ErrorKind::AuthenticationFailed =>
+        {
+            format!("{place} wants another user or password ({words})")
+        }
+        () if says(&["NOPERM"]) => format!("{place}: the user may not do what a metadata engine needs ({words})"),
+        () if says(&["DB index", "database number", "SELECT"]) => {
+            format!("{place}: the server has no such database ({words})")
+        }
+        () => format!("{place} cannot be reached: {words}"),
+    }
+}
+
 impl RedisServer {
-    /// The first connection: what is wrong is told, not waited for.
+    /// A look at the server: what is wrong is told, not waited for.
     async fn greet(&self, options: Options) -> Result<()> {
         let place = self.place.describe();
-        let connection = self.main.connect().await.map_err(|e| {
-            let words = self.place.words(&e);
-            // The crate wraps what the server says during the handshake in words of its own.
-            let says = |what: &[&str]| what.iter().any(|w| words.contains(w));
-            let sentence = match () {
-                () if says(&[
-                    "WRONGPASS",
-                    "NOAUTH",
-                    "Authentication required",
-                    "invalid username-password",
-                    "AUTH",
-                ]) || e.kind() == redis::ErrorKind::AuthenticationFailed =>
-                {
-                    format!("{place} wants another user or password ({words})")
-                }
-                () if says(&["NOPERM"]) => {
-                    format!("{place}: the user may not do what a metadata engine needs ({words})")
-                }
-                () if says(&["DB index", "database number", "SELECT"]) => {
-                    format!("{place}: the server has no such database ({words})")
-                }
-                () => format!("{place} cannot be reached: {words}"),
-            };
-            Error::Refused(sentence)
-        })?;
-        self.main.adopt(connection);
         let info = match self.main.send("ask the server about itself", &redis::cmd("INFO")).await {
             Ok(reply) => String::from_utf8_lossy(&decode::bytes(reply)?.unwrap_or_default()).into_owned(),
             // Some proxies do not know the command.
@@ -117,11 +142,6 @@ impl RedisServer {
         };
         let about =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map_or("", str::trim);
-        if about("cluster_enabled") == "1" {
-            return Err(Error::Refused(format!(
-                "{place} is part of a Redis cluster, which this release does not speak to"
-            )));
-        }
         if about("role") == "slave" && !options.read_only {
             return Err(Error::Refused(format!("{place} is a read-only replica: name the master, or mount read-only")));
         }
@@ -129,7 +149,18 @@ impl RedisServer {
             self.warn_about(about("maxmemory_policy"), about("aof_enabled")).await;
             self.forget_old_stamps().await?;
         }
-        if !options.create && matches!(self.fetch(&[Key::Setting]).await?.first(), Some((_, Value::Setting(None)))) {
+        if self.place.wait_disk && version(about("redis_version")) < (7, 2) {
+            let sentence = format!("{place}: wait-disk needs WAITAOF, which Redis has since 7.2");
+            return Err(Error::Refused(sentence));
+        }
+        let setting = self.fetch(&[Key::Setting]).await.map_err(|e| match e {
+            Error::Engine(e) if ["NOPERM", "unknown command"].iter().any(|w| e.reason.contains(w)) => {
+                let reason = &e.reason;
+                Error::Refused(format!("{place}: the server must allow scripts (EVALSHA and EVAL): {reason}"))
+            }
+            e => e,
+        })?;
+        if !options.create && setting.iter().any(|(_, value)| *value == Value::Setting(None)) {
             return Err(Error::Refused(format!("{place} holds no volume: 'cairn format' makes one")));
         }
         Ok(())
@@ -207,6 +238,31 @@ impl RedisServer {
         self.call(&self.bulk, "read metadata", &self.fetch, FETCH, &program).await
     }
 
+    /// Waits until what was committed is where the options of the URL want it. It is not taken back
+    /// if that takes long: whoever asked waits on.
+    async fn wait_for_copies(&self) -> Result<()> {
+        let mut wait = redis::cmd(if self.place.wait_disk { "WAITAOF" } else { "WAIT" });
+        if self.place.wait_disk {
+            wait.arg(1);
+        }
+        wait.arg(self.place.wait_replicas).arg(COPIES_PAUSE_MS);
+        loop {
+            let reply = self.main.send("wait for copies", &wait).await?;
+            let (disk, replicas) = match reply {
+                Reply::Array(both) => {
+                    let mut both = both.into_iter().map(decode::number);
+                    let mut next = || both.next().unwrap_or(Ok(0));
+                    (next()?, next()?)
+                }
+                replicas => (1, decode::number(replicas)?),
+            };
+            if disk >= 1 && replicas >= i64::from(self.place.wait_replicas) {
+                return Ok(());
+            }
+            tracing::warn!(server = self.place.describe(), disk, replicas, "a sync waits for the server's copies");
+        }
+    }
+
     /// The lock hashes that a session is noted for.
     async fn locks_of(&self, verbs: &[Verb]) -> Result<Vec<Vec<u8>>> {
         let Some(sid) = verbs.iter().find_map(|v| if let Verb::RemoveLocks(sid) = v { Some(*sid) } else { None })
@@ -281,6 +337,13 @@ impl Server for RedisServer {
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Outcome> {
+        let wants_copies =
+            commit.durability == Durability::Power && (self.place.wait_disk || self.place.wait_replicas > 0);
+        if commit.verbs.is_empty() && commit.guards.is_empty() && commit.learn.is_empty() && !wants_copies {
+            // What came before is as safe as the server makes it.
+            return Ok(Outcome::Applied { answers: vec![], learned: vec![] });
+        }
+        self.polite.wait(&self.env, &commit.verbs).await;
         let locks = self.locks_of(&commit.verbs).await?;
         let mut program = Program::default();
         program.key(self.stamps());
@@ -303,14 +366,25 @@ impl Server for RedisServer {
         program.args[place] = verbs.to_string().into_bytes();
         let place = program.args.len();
         program.arg("");
-        let learn: usize = commit.learn.iter().map(|key| program.read(&self.names, key)).sum();
+        let mut learn: usize = commit.learn.iter().map(|key| program.read(&self.names, key)).sum();
+        // A session that starts or goes on learns who else is there.
+        let looks_around = commit.verbs.iter().any(|verb| matches!(verb, Verb::PutSession(_)));
+        if looks_around {
+            learn += program.read(&self.names, &Key::Sessions);
+        }
         program.args[place] = learn.to_string().into_bytes();
 
-        let mut reply = Replies::new(self.call(&self.main, "commit metadata", &self.commit, COMMIT, &program).await?)?;
+        let sent = self.env.instant();
+        let reply = self.call(&self.main, "commit metadata", &self.commit, COMMIT, &program).await?;
+        self.polite.see_trip(self.env.instant().saturating_duration_since(sent));
+        let mut reply = Replies::new(reply)?;
         if decode::number(reply.next()?)? == 0 {
             let mut found = Replies::new(reply.next()?)?;
             let now = commit.guards.iter().map(|guard| Ok((guard.key.clone(), found.value(&guard.key)?)));
             return Ok(Outcome::Moved(now.collect::<Result<_>>()?));
+        }
+        if wants_copies {
+            self.wait_for_copies().await?;
         }
         let mut told = Replies::new(reply.next()?)?;
         let mut answers = Vec::with_capacity(commit.verbs.len());
@@ -320,7 +394,11 @@ impl Server for RedisServer {
         }
         let mut known = Replies::new(reply.next()?)?;
         let learned = commit.learn.iter().map(|key| Ok((key.clone(), known.value(key)?)));
-        Ok(Outcome::Applied { answers, learned: learned.collect::<Result<_>>()? })
+        let learned = learned.collect::<Result<_>>()?;
+        if looks_around && let Value::Sessions(sessions) = known.value(&Key::Sessions)? {
+            self.polite.see_sessions(&sessions, cairn_types::Timestamp::from(self.env.now()).secs);
+        }
+        Ok(Outcome::Applied { answers, learned })
     }
 
     fn generation(&self) -> u64 {
@@ -346,6 +424,15 @@ impl Server for RedisServer {
         self.main.close();
         self.bulk.close();
     }
+}
+
+/// How long one WAIT lasts: others wait behind it on the same connection.
+const COPIES_PAUSE_MS: u32 = 200;
+
+/// Major and minor number.
+fn version(text: &str) -> (u32, u32) {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// How long closing waits for the server.

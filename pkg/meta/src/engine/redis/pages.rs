@@ -37,18 +37,21 @@ const LISTING_AGE: Duration = Duration::from_secs(60);
 /// Listings kept at a time.
 const LISTINGS_MAX: usize = 4;
 
-/// The names of large directories that are being paged through.
+/// Names in byte order.
+type SortedNames = Arc<Vec<Vec<u8>>>;
+
+/// The names of large directories that are being paged through, and when each was read.
 #[derive(Default)]
-pub(super) struct Listings(Mutex<Vec<(Ino, Instant, Arc<Vec<Vec<u8>>>)>>);
+pub(super) struct Listings(Mutex<Vec<(Ino, Instant, SortedNames)>>);
 
 impl Listings {
-    fn get(&self, dir: Ino, now: Instant) -> Option<Arc<Vec<Vec<u8>>>> {
+    fn get(&self, dir: Ino, now: Instant) -> Option<SortedNames> {
         let mut kept = self.0.lock();
         kept.retain(|(_, taken, _)| now.saturating_duration_since(*taken) < LISTING_AGE);
         kept.iter().find(|(d, ..)| *d == dir).map(|(.., names)| names.clone())
     }
 
-    fn put(&self, dir: Ino, now: Instant, names: &Arc<Vec<Vec<u8>>>) {
+    fn put(&self, dir: Ino, now: Instant, names: &SortedNames) {
         let mut kept = self.0.lock();
         kept.retain(|(d, ..)| *d != dir);
         if kept.len() == LISTINGS_MAX {
@@ -133,11 +136,7 @@ impl RedisServer {
     }
 
     /// All entries of a directory, or all names if it is a large one.
-    async fn whole_directory(
-        &self,
-        dir: Ino,
-        plus: bool,
-    ) -> Result<std::result::Result<Vec<NamedEntry>, Arc<Vec<Vec<u8>>>>> {
+    async fn whole_directory(&self, dir: Ino, plus: bool) -> Result<std::result::Result<Vec<NamedEntry>, SortedNames>> {
         let mut program = Program::default();
         program.arg("1");
         let (most, flag) = (WHOLE_DIR_MAX.to_string(), if plus { "1" } else { "0" });

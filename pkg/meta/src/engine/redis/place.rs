@@ -3,13 +3,15 @@
 //! Passwords come from the URL or from `REDIS_PASSWORD`, `META_PASSWORD` or the file that
 //! `META_PASSWORD_FILE` names; they never leave this module but towards the server.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError,
-    TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    RedisConnectionInfo, RedisError, TlsCertificates, Value as Reply,
 };
 
 use crate::{Error, Result};
@@ -18,10 +20,11 @@ use crate::{Error, Result};
 #[derive(Clone)]
 pub(super) struct Place {
     scheme: Scheme,
-    /// Without a port: 6379.
-    host: String,
-    port: u16,
-    pub(super) db: i64,
+    kind: Kind,
+    /// Servers to ask: one; or those of a cluster, or sentinels, which tell of others. A path for a
+    /// Unix socket.
+    addresses: Vec<(String, u16)>,
+    db: i64,
     user: Option<String>,
     password: Option<String>,
     tls: Tls,
@@ -30,8 +33,8 @@ pub(super) struct Place {
     pub(super) connect_timeout: Duration,
     /// Replicas that must have a commit before a sync is acknowledged; 0 for none.
     pub(super) wait_replicas: u32,
-    /// Of a cluster's replica: reads are allowed.
-    pub(super) read_only_replica: bool,
+    /// Is a sync acknowledged only once the server's own log is on its disk?
+    pub(super) wait_disk: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,18 @@ enum Scheme {
     Tcp,
     Tls,
     Unix,
+}
+
+/// What the addresses are.
+#[derive(Clone, PartialEq, Eq)]
+enum Kind {
+    /// The server.
+    Single,
+    /// Nodes of a cluster. All keys bear the database number as a hash tag, so that one node has
+    /// them all.
+    Cluster,
+    /// Sentinels, which know the server of this name.
+    Sentinel { master: String, password: Option<String> },
 }
 
 #[derive(Clone, Default)]
@@ -71,8 +86,8 @@ impl Place {
         };
         let mut place = Place {
             scheme,
-            host: String::new(),
-            port: 6379,
+            kind: Kind::Single,
+            addresses: vec![],
             db: 0,
             user: None,
             password: None,
@@ -81,11 +96,14 @@ impl Place {
             read_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             wait_replicas: 0,
-            read_only_replica: false,
+            wait_disk: false,
         };
         place.read_login(login)?;
         place.read_address(rest)?;
         place.read_query(query)?;
+        if let Kind::Sentinel { password, .. } = &mut place.kind {
+            *password = env("SENTINEL_PASSWORD").filter(|v| !v.is_empty());
+        }
         if place.password.is_none() {
             place.password = password_of(env)?;
         }
@@ -106,7 +124,7 @@ impl Place {
 
     fn read_address(&mut self, rest: &str) -> Result<()> {
         if self.scheme == Scheme::Unix {
-            self.host = rest.to_string();
+            self.addresses = vec![(rest.to_string(), 0)];
             return Ok(());
         }
         let (address, db) = rest.split_once('/').unwrap_or((rest, ""));
@@ -116,18 +134,25 @@ impl Place {
                 refused(format!("{db:?} in the Redis URL is no database number: write redis://host:port/1"))
             })?;
         }
-        if address.contains(',') {
-            return Err(refused(
-                "several Redis addresses mean a cluster or Sentinel, which this release does not speak to".into(),
-            ));
+        // A comma before any colon: the first part is the name that sentinels know the server by.
+        let (mut hosts, mut port) = (address, 6379);
+        if let Some((master, rest)) = address.split_once(',') {
+            if master.contains(':') {
+                self.kind = Kind::Cluster;
+            } else {
+                self.kind = Kind::Sentinel { master: master.to_string(), password: None };
+                (hosts, port) = (rest, 26379);
+                // One port at the end serves all that have none.
+                let last = rest.rsplit(',').next().unwrap_or(rest);
+                if let (_, Some(given)) = host_and_port(last)? {
+                    port = given;
+                }
+            }
         }
-        let (host, port) = match address.strip_prefix('[').and_then(|a| a.split_once(']')) {
-            Some((v6, port)) => (v6, port.strip_prefix(':').unwrap_or("")),
-            None => address.rsplit_once(':').unwrap_or((address, "")),
-        };
-        self.host = if host.is_empty() { "127.0.0.1".into() } else { host.into() };
-        if !port.is_empty() {
-            self.port = port.parse().map_err(|_| refused(format!("{port:?} in the Redis URL is no port")))?;
+        for part in hosts.split(',') {
+            let (host, own) = host_and_port(part)?;
+            let host = if host.is_empty() { "127.0.0.1" } else { host };
+            self.addresses.push((host.to_string(), own.unwrap_or(port)));
         }
         Ok(())
     }
@@ -156,6 +181,7 @@ impl Place {
                 "wait-replicas" => {
                     self.wait_replicas = value.parse().map_err(|_| refused(format!("{name}={value} is no number")))?;
                 }
+                "wait-disk" => self.wait_disk = value.is_empty() || value == "true" || value == "1",
                 "route-read" if value.is_empty() || value == "master" => {}
                 "route-read" => {
                     return Err(refused(
@@ -181,28 +207,128 @@ impl Place {
         Ok(())
     }
 
-    /// Scheme, host and database; no user, no password.
+    /// Scheme, hosts and database; no user, no password.
     pub(super) fn describe(&self) -> String {
-        match self.scheme {
-            Scheme::Tcp => format!("redis://{}:{}/{}", self.host, self.port, self.db),
-            Scheme::Tls => format!("rediss://{}:{}/{}", self.host, self.port, self.db),
-            Scheme::Unix => format!("unix://{}?db={}", self.host, self.db),
+        let scheme = match self.scheme {
+            Scheme::Tcp => "redis",
+            Scheme::Tls => "rediss",
+            Scheme::Unix => return format!("unix://{}?db={}", self.addresses[0].0, self.db),
+        };
+        let hosts: Vec<String> = self.addresses.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        let master = if let Kind::Sentinel { master, .. } = &self.kind { format!("{master},") } else { String::new() };
+        format!("{scheme}://{master}{}/{}", hosts.join(","), self.db)
+    }
+
+    /// The server turned out to be a node of a cluster.
+    pub(super) fn become_cluster(&mut self) {
+        self.kind = Kind::Cluster;
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        self.kind == Kind::Cluster
+    }
+
+    /// What every key starts with.
+    pub(super) fn prefix(&self) -> String {
+        if self.is_cluster() { format!("{{{}}}", self.db) } else { String::new() }
+    }
+
+    /// Connects to the server that has the volume, wherever it is now.
+    pub(super) async fn connect(&self) -> std::result::Result<MultiplexedConnection, RedisError> {
+        match &self.kind {
+            Kind::Single => {
+                let (host, port) = &self.addresses[0];
+                self.connect_to(host, *port, self.db).await
+            }
+            Kind::Cluster => {
+                let (host, port) = self.ask_around(|host, port| self.ask_node(host, port)).await?;
+                self.connect_to(&host, port, 0).await
+            }
+            Kind::Sentinel { master, password } => {
+                let ask = |host, port| self.ask_sentinel(host, port, master, password.as_deref());
+                let (host, port) = self.ask_around(ask).await?;
+                let mut connection = self.connect_to(&host, port, self.db).await?;
+                let role: Vec<Reply> = redis::cmd("ROLE").query_async(&mut connection).await?;
+                match role.first() {
+                    Some(Reply::BulkString(role)) if role == b"master" => Ok(connection),
+                    _ => Err(unavailable("the server that the sentinels name is no master yet")),
+                }
+            }
         }
     }
 
-    /// A client that has not connected yet.
-    pub(super) fn client(&self) -> std::result::Result<Client, RedisError> {
+    /// The first answer of any address.
+    async fn ask_around<'a, F>(
+        &'a self,
+        ask: impl Fn(&'a str, u16) -> F,
+    ) -> std::result::Result<(String, u16), RedisError>
+    where
+        F: Future<Output = std::result::Result<(String, u16), RedisError>>,
+    {
+        let mut last = unavailable("no address is given");
+        for (host, port) in &self.addresses {
+            match ask(host, *port).await {
+                Ok(found) => return Ok(found),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks a node of the cluster which one has our keys.
+    async fn ask_node(&self, host: &str, port: u16) -> std::result::Result<(String, u16), RedisError> {
+        let mut connection = self.connect_to(host, port, 0).await?;
+        let slot: i64 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(self.prefix()).query_async(&mut connection).await?;
+        let ranges: Vec<Vec<Reply>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
+        for range in ranges {
+            let [Reply::Int(first), Reply::Int(last), Reply::Array(master), ..] = range.as_slice() else { continue };
+            if (*first..=*last).contains(&slot)
+                && let [name, Reply::Int(port), ..] = master.as_slice()
+            {
+                let name: Option<String> = redis::from_redis_value(name.clone()).ok();
+                let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| host.to_string());
+                return Ok((name, u16::try_from(*port).unwrap_or(0)));
+            }
+        }
+        Err(unavailable("no node of the cluster has the slot of our keys"))
+    }
+
+    async fn ask_sentinel(
+        &self,
+        host: &str,
+        port: u16,
+        master: &str,
+        password: Option<&str>,
+    ) -> std::result::Result<(String, u16), RedisError> {
+        let sentinel = Place { user: None, password: password.map(str::to_string), ..self.clone() };
+        let mut connection = sentinel.connect_to(host, port, 0).await?;
+        let mut ask = redis::cmd("SENTINEL");
+        let found: Option<(String, u16)> =
+            ask.arg("get-master-addr-by-name").arg(master).query_async(&mut connection).await?;
+        found.ok_or_else(|| unavailable("the sentinels know no server of this name"))
+    }
+
+    async fn connect_to(
+        &self,
+        host: &str,
+        port: u16,
+        db: i64,
+    ) -> std::result::Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.read_timeout));
+        self.client(host, port, db)?.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    fn client(&self, host: &str, port: u16, db: i64) -> std::result::Result<Client, RedisError> {
         let addr = match self.scheme {
-            Scheme::Tcp => ConnectionAddr::Tcp(self.host.clone(), self.port),
-            Scheme::Unix => ConnectionAddr::Unix(PathBuf::from(&self.host)),
-            Scheme::Tls => ConnectionAddr::TcpTls {
-                host: self.host.clone(),
-                port: self.port,
-                insecure: self.tls.insecure,
-                tls_params: None,
-            },
+            Scheme::Tcp => ConnectionAddr::Tcp(host.into(), port),
+            Scheme::Unix => ConnectionAddr::Unix(PathBuf::from(host)),
+            Scheme::Tls => {
+                ConnectionAddr::TcpTls { host: host.into(), port, insecure: self.tls.insecure, tls_params: None }
+            }
         };
-        let mut settings = RedisConnectionInfo::default().set_db(self.db);
+        let mut settings = RedisConnectionInfo::default().set_db(db);
         if let Some(user) = &self.user {
             settings = settings.set_username(user);
         }
@@ -233,6 +359,24 @@ impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Place({})", self.describe())
     }
+}
+
+/// A host, and its port if it has one; IPv6 addresses stand in brackets.
+fn host_and_port(text: &str) -> Result<(&str, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[').and_then(|a| a.split_once(']')) {
+        Some((v6, port)) => (v6, port.strip_prefix(':').unwrap_or("")),
+        None => text.rsplit_once(':').unwrap_or((text, "")),
+    };
+    let port = match port {
+        "" => None,
+        port => Some(port.parse().map_err(|_| refused(format!("{port:?} in the Redis URL is no port")))?),
+    };
+    Ok((host, port))
+}
+
+/// A failure that connecting again may cure.
+fn unavailable(what: &'static str) -> RedisError {
+    RedisError::from((redis::ErrorKind::Io, what))
 }
 
 fn refused(sentence: String) -> Error {

@@ -1,7 +1,9 @@
 mod faults;
+mod large;
 mod proxy;
 mod server;
 mod together;
+mod topologies;
 
 use std::future::Future;
 use std::sync::Arc;

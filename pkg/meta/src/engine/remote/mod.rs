@@ -17,7 +17,7 @@ pub mod local;
 pub mod record;
 mod view;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cairn_env::Env;
 use cairn_types::{Attr, Ino};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, mpsc, oneshot};
 
 use crate::txn::{AttrChange, Durability, Engine, Rely, Work};
 use crate::{Error, Result};
@@ -44,7 +44,9 @@ const POLITE_AFTER: u32 = 3;
 /// Races an operation may lose before it gives up.
 const RACES_MAX: u32 = 100;
 /// An operation that reads more than this is not held to one moment: scans of a whole volume.
-const ONE_MOMENT_MAX: usize = 512;
+const ONE_MOMENT_MAX: usize = 128;
+/// Rounds after which a question is answered record by record, on a thread that may wait.
+const QUESTION_ROUNDS: u32 = 16;
 /// Locks that operations of this client wait for after they lost a race over the same record.
 const QUEUES: usize = 64;
 
@@ -224,11 +226,9 @@ impl<S: Server> Remote<S> {
             let ran = view.end(outcome);
             match &ran.end {
                 End::Lacks(key) => {
-                    let mut keys = ran.keys();
-                    if keys.len() > ONE_MOMENT_MAX {
-                        keys.clear();
-                    }
-                    keys.retain(|known| known != key);
+                    // With it what was only assumed so far: the round trip is paid anyway.
+                    let assumed = ran.reads.iter().filter(|read| !matches!(read.source, Source::Answer(_)));
+                    let mut keys: Vec<Key> = assumed.map(|read| read.key.clone()).collect();
                     keys.push(key.clone());
                     self.fetch(&mut facts, &keys).await?;
                     continue;
@@ -289,7 +289,11 @@ impl<S: Server> Remote<S> {
         if let End::Lacks(key) = guessed.end {
             wanted.push(key);
         }
-        loop {
+        for round in 0.. {
+            // A simulated world has no threads that may wait.
+            if round > QUESTION_ROUNDS && !self.env.is_simulated() {
+                break;
+            }
             if !wanted.is_empty() {
                 self.fetch(&mut facts, &wanted).await?;
             }
@@ -303,15 +307,51 @@ impl<S: Server> Remote<S> {
             match ran.end {
                 End::Done if ran.is_confirmed() => return Ok(()),
                 End::Failed(ref error) if ran.is_confirmed() => return Err(error.clone()),
-                End::Lacks(key) => {
-                    if wanted.len() > ONE_MOMENT_MAX {
-                        wanted.clear();
-                    }
-                    wanted.push(key);
-                }
+                // First all of it, then all of one moment.
+                End::Lacks(key) => wanted = vec![key],
                 End::Interns(_) => return Err(Error::engine("read", "an operation that only reads stores a rule")),
                 End::Done | End::Failed(_) => {}
             }
+        }
+        self.answer_waiting(work).await
+    }
+
+    /// Answers a question that reads a good part of the volume: on a thread of its own, which waits
+    /// for each record and forgets it. Not of one moment.
+    async fn answer_waiting(&self, mut work: Work) -> Result<()> {
+        let (ask, mut asked) = mpsc::channel::<(Key, oneshot::Sender<Result<Vec<(Key, Value)>>>)>(1);
+        let run = self.env.blocking(move || {
+            let mut beside: HashMap<Key, Value> = HashMap::new();
+            let fetch = Box::new(move |key: &Key| {
+                if let Some(value) = beside.remove(key) {
+                    return Ok(value);
+                }
+                let (tell, told) = oneshot::channel();
+                let gone = || Error::engine("read", "the caller is gone");
+                ask.blocking_send((key.clone(), tell)).map_err(|_| gone())?;
+                beside = told.blocking_recv().map_err(|_| gone())??.into_iter().collect();
+                beside.remove(key).ok_or_else(|| Error::engine("read", "the server left a record out"))
+            });
+            let facts = Facts::default();
+            let mut view = View::waiting(&facts, fetch);
+            let outcome = work(&mut view);
+            view.end(outcome)
+        });
+        let serve = async {
+            while let Some((key, tell)) = asked.recv().await {
+                self.counts.fetches.fetch_add(1, Ordering::Relaxed);
+                // Whoever asked waits for the answer, unless its thread panicked.
+                let _ = tell.send(self.server.fetch(std::slice::from_ref(&key)).await);
+            }
+        };
+        let (ran, ()) = tokio::join!(run, serve);
+        match ran.end {
+            _ if !ran.verbs.is_empty() => {
+                Err(Error::engine("read", "an operation that only reads wants to change something"))
+            }
+            End::Done => Ok(()),
+            End::Failed(error) => Err(error),
+            End::Lacks(_) | End::Interns(_) => Err(Error::engine("read", "an operation that only reads stores a rule")),
         }
     }
 }

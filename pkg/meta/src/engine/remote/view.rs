@@ -33,6 +33,8 @@ pub(super) struct View<'a> {
     facts: &'a Facts,
     /// None of a strict run, which takes facts only.
     hints: Option<&'a Hints>,
+    /// Fetches what nobody knows, while the run waits. What it fetches is not noted.
+    asks: Option<Ask<'a>>,
     /// Only wants to know what will be read: what nobody knows is taken for absent.
     scouts: bool,
     /// What the server answered to the verbs of the same run, already committed.
@@ -54,6 +56,9 @@ pub(super) struct View<'a> {
     slice_refs: HashMap<SliceRef, i64>,
     logs: bool,
 }
+
+/// Fetches a record, blocking the thread.
+pub(super) type Ask<'a> = Box<dyn FnMut(&Key) -> Result<Value> + Send + 'a>;
 
 /// What came of a run.
 pub(super) struct Ran {
@@ -101,6 +106,11 @@ impl<'a> View<'a> {
         View::new(facts, None, &[])
     }
 
+    /// A run that reads more than a few rounds could fetch: it waits for each record.
+    pub(super) fn waiting(facts: &'a Facts, asks: Ask<'a>) -> View<'a> {
+        View { asks: Some(asks), ..View::new(facts, None, &[]) }
+    }
+
     /// The run again after its commit, for its outcome only.
     pub(super) fn replay(facts: &'a Facts, answers: &'a [i64]) -> View<'a> {
         View::new(facts, None, answers)
@@ -110,6 +120,7 @@ impl<'a> View<'a> {
         View {
             facts,
             hints,
+            asks: None,
             scouts: false,
             answers,
             reads: Vec::new(),
@@ -163,6 +174,9 @@ impl<'a> View<'a> {
                 (a, b) => a.or(b),
             };
             return Ok(read.value.clone());
+        }
+        if let Some(ask) = &mut self.asks {
+            return ask(&key);
         }
         let found = match self.facts.get(&key) {
             Some((value, source)) => Some((value.clone(), source)),

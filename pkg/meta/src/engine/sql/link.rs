@@ -44,6 +44,8 @@ pub enum Trouble {
     TooBig(String),
     /// A number is larger than its column.
     OutOfRange(String),
+    /// A text has characters that its column lacks.
+    NotText(String),
     /// There is no such table.
     NoTable(String),
     /// Wrong password, no such database, no permission, TLS that does not come about.
@@ -64,6 +66,7 @@ impl Trouble {
             | Trouble::ReadOnly(w)
             | Trouble::TooBig(w)
             | Trouble::OutOfRange(w)
+            | Trouble::NotText(w)
             | Trouble::NoTable(w)
             | Trouble::Refused(w)
             | Trouble::Other(w) => w,

@@ -353,7 +353,13 @@ fn fail(action: &'static str, trouble: &Trouble) -> Error {
         }
         Trouble::TooBig(_) => Error::TooBig,
         Trouble::OutOfRange(_) => Error::Invalid("this metadata engine keeps numbers below 2147483648 only"),
+        Trouble::NotText(_) => {
+            Error::Invalid("the character set of the metadata database lacks characters of this name")
+        }
         Trouble::Conflict(words) => Error::busy(action, words),
         trouble => Error::engine(action, trouble.words()),
     }
 }
+
+#[cfg(test)]
+mod tests;

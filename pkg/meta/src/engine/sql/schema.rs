@@ -200,8 +200,8 @@ impl Tables {
             columns.iter().any(|(t, ..)| *t == name)
         };
         if !TABLES.iter().any(|(table, _)| has(table)) {
-            let others = columns.iter().filter(|(t, ..)| format!("{t}").as_str() != self.op_name());
-            return Holding::Nothing { others: others.count() > 0 };
+            let others = columns.iter().any(|(t, ..)| t.as_str() != self.op_name());
+            return Holding::Nothing { others };
         }
         for (table, wanted) in TABLES.iter().filter(|(table, _)| *table != "delegation_token") {
             let name = format!("{}{table}", self.prefix);

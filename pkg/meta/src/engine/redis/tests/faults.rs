@@ -183,3 +183,27 @@ async fn a_read_only_engine_writes_nothing() {
     viewer.close().await;
     assert_eq!(dirty().await, "0");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_gets_commands_again_and_does_nothing_twice() {
+    let server = TestServer::start(&[]);
+    let env = Env::real();
+    let url = format!("{}?read-timeout=150ms&connect-timeout=150ms", server.url(1));
+    let meta = open_fresh(&env, fresh(&env, &url).await, &quiet(), Config::mount()).await.unwrap();
+    work(&meta, 0).await;
+    server.signal("STOP");
+    let waiting: Vec<_> = (1..5)
+        .map(|n| {
+            let meta = meta.clone();
+            env.spawn(async move { work(&meta, n).await })
+        })
+        .collect();
+    // Long enough for several tries, all of which the server finds when it goes on.
+    env.sleep(Duration::from_millis(900)).await;
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    server.signal("CONT");
+    for task in waiting {
+        task.await.expect("the work went on");
+    }
+    check(&meta, 5).await;
+}

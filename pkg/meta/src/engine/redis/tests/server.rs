@@ -11,46 +11,78 @@ pub(super) struct TestServer {
     pub(super) port: u16,
     pub(super) dir: tempfile::TempDir,
     args: Vec<String>,
+    kind: Kind,
     child: Option<Child>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Kind {
+    Plain,
+    Tls,
+    /// With this configuration, which it writes to.
+    Sentinel(PathBuf),
 }
 
 impl TestServer {
     pub(super) fn start(args: &[&str]) -> TestServer {
-        let dir = tempfile::tempdir().expect("a directory");
+        TestServer::start_as(Kind::Plain, args)
+    }
+
+    /// One that speaks nothing but TLS.
+    pub(super) fn start_tls(args: &[&str]) -> TestServer {
+        TestServer::start_as(Kind::Tls, args)
+    }
+
+    pub(super) fn start_sentinel(config: &std::path::Path) -> TestServer {
+        TestServer::start_as(Kind::Sentinel(config.into()), &[])
+    }
+
+    fn start_as(kind: Kind, args: &[&str]) -> TestServer {
         let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
         // Somebody else may take the port between the look and the start.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-            let mut server =
-                TestServer { port, dir: tempfile::tempdir().expect("a directory"), args: args.clone(), child: None };
+            let dir = tempfile::tempdir().expect("a directory");
+            let mut server = TestServer { port, dir, args: args.clone(), kind: kind.clone(), child: None };
             if server.run() {
                 return server;
             }
         }
-        panic!("no Redis server starts in {}", dir.path().display());
+        panic!("no Redis server starts with {args:?}");
     }
 
     /// Starts the process; true once it answers.
     fn run(&mut self) -> bool {
         let log = std::fs::File::create(self.dir.path().join("log")).expect("a log");
         let mut command = Command::new("redis-server");
-        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.arg("--unixsocket").arg(self.socket());
+        let port = self.port.to_string();
+        match &self.kind {
+            Kind::Plain => command.args(["--port", &port, "--save", ""]),
+            Kind::Tls => command.args(["--port", "0", "--tls-port", &port, "--save", ""]),
+            Kind::Sentinel(config) => command.arg(config).args(["--sentinel", "--port", &port]),
+        };
+        command.args(["--bind", "127.0.0.1"]);
+        if self.kind == Kind::Plain {
+            command.arg("--unixsocket").arg(self.socket());
+        }
         command.arg("--dir").arg(self.dir.path()).args(&self.args);
         let mut child =
             command.stdout(Stdio::from(log)).stderr(Stdio::null()).spawn().expect("redis-server is installed");
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
-        while std::time::Instant::now() < deadline {
-            if child.try_wait().expect("the child is ours").is_some() {
-                return false;
-            }
-            if self.socket().exists() && TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+        for _ in 0..12_000 {
+            if (self.kind != Kind::Plain || self.socket().exists())
+                && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+            {
                 self.child = Some(child);
                 return true;
+            }
+            if child.try_wait().expect("the child is ours").is_some() {
+                return false;
             }
             #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
             std::thread::sleep(Duration::from_millis(5));
         }
+        child.kill().expect("the child is ours");
+        child.wait().expect("the child is ours");
         panic!("the Redis server neither starts nor ends");
     }
 
@@ -64,8 +96,13 @@ impl TestServer {
 
     /// A connection of the test's own, past all proxies, to database 1.
     pub(super) async fn connection(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.url(1)).expect("the address is good");
-        client.get_multiplexed_async_connection().await.expect("the server is there")
+        self.connection_to(1).await
+    }
+
+    pub(super) async fn connection_to(&self, db: u32) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url(db)).expect("the address is good");
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        client.get_multiplexed_async_connection_with_config(&config).await.expect("the server is there")
     }
 
     /// Kills the process; what it had not written is gone.
@@ -76,6 +113,13 @@ impl TestServer {
             // A socket left behind would look like a server that answers.
             let _ = std::fs::remove_file(self.socket());
         }
+    }
+
+    /// Sends the process a signal by name.
+    pub(super) fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill is there");
+        assert!(sent.success());
     }
 
     pub(super) fn restart(&mut self) {

@@ -118,3 +118,90 @@ async fn fields_of_newer_clients_survive_our_changes() {
     let attr = cairn_types::Attr::decode(&record).unwrap();
     assert_eq!((attr.uid, attr.nlink, attr.access_acl, attr.tier), (5, 2, 9, 3));
 }
+
+/// What JuiceFS does to create a file (volume format 5.5.3): watch, read, write if nothing moved;
+/// up to fifty times, with a random pause below (i+1)^2 ms. True if it came through.
+async fn juicefs_creates(env: &Env, own: &mut MultiplexedConnection, dir: Ino, ino: u64) -> bool {
+    let (i, d) = (format!("i{dir}"), format!("d{dir}"));
+    let name = format!("juice{ino}");
+    for attempt in 0..50_u64 {
+        redis::cmd("WATCH").arg(&[&i, &d]).query_async::<()>(own).await.unwrap();
+        let _parent: Vec<u8> = redis::cmd("GET").arg(&i).query_async(own).await.unwrap();
+        let taken: Option<Vec<u8>> = redis::cmd("HGET").arg(&d).arg(&name).query_async(own).await.unwrap();
+        assert!(taken.is_none());
+        let attr = cairn_types::Attr { mode: 0o644, nlink: 1, parent: dir, ..cairn_types::Attr::default() };
+        let entry = crate::record::Entry { ino: Ino(ino), kind: cairn_types::FileType::File };
+        let mut transaction = redis::pipe();
+        transaction.atomic();
+        transaction.cmd("SET").arg(format!("i{ino}")).arg(attr.encode()).ignore();
+        transaction.cmd("HSET").arg(&d).arg(&name).arg(program::entry_bytes(entry)).ignore();
+        transaction.cmd("INCRBY").arg("usedSpace").arg(4096).ignore();
+        transaction.cmd("INCR").arg("totalInodes");
+        let done: Option<Vec<i64>> = transaction.query_async(own).await.expect("the server answers");
+        redis::cmd("UNWATCH").query_async::<()>(own).await.unwrap();
+        if done.is_some() {
+            return true;
+        }
+        env.sleep(Duration::from_micros(env.random_below((attempt + 1) * (attempt + 1) * 1000))).await;
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_watches_keeps_its_share_of_a_directory() {
+    const SPAN: Duration = Duration::from_millis(500);
+    const ROUNDS: usize = 8;
+    let server = TestServer::start(&[]);
+    let env = Env::real();
+    let meta = open_fresh(&env, fresh(&env, &server.url(1)).await, &suite_format(), Config::mount()).await.unwrap();
+    let root = Cred::root();
+    let (dir, _) = meta.mknod(&root, Ino::ROOT, b"dir", NewNode::dir(0o755)).await.unwrap();
+    let mut own = server.connection().await;
+    let (far, json) = (4_000_000_000_i64, r#"{"Version":"1.4.1+2026-08-21.a6a0299"}"#);
+    redis::cmd("ZADD").arg("allSessions").arg(far).arg(99).query_async::<()>(&mut own).await.unwrap();
+    redis::cmd("HSET").arg("sessionInfos").arg(99).arg(json).query_async::<()>(&mut own).await.unwrap();
+    meta.heartbeat().await.unwrap();
+    let mut next = 1_000_000;
+    let mut run = async |own: &mut MultiplexedConnection| {
+        let (begin, mut made) = (env.instant(), 0_u64);
+        while env.instant().saturating_duration_since(begin) < SPAN {
+            next += 1;
+            assert!(juicefs_creates(&env, own, dir, next).await, "fifty times in vain: JuiceFS says EIO");
+            made += 1;
+        }
+        made
+    };
+    // Turn by turn, so that both are measured under the same load.
+    let is_our_turn = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ours: Vec<_> = (0..4)
+        .map(|n| {
+            let (env, meta, stop, turn) = (env.clone(), meta.clone(), stop.clone(), is_our_turn.clone());
+            env.clone().spawn(async move {
+                let mut made = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    if !turn.load(Ordering::Relaxed) {
+                        env.sleep(Duration::from_millis(1)).await;
+                        continue;
+                    }
+                    let name = format!("ours{n}-{made}");
+                    meta.mknod(&Cred::root(), dir, name.as_bytes(), NewNode::file(0o644)).await.unwrap();
+                    made += 1;
+                }
+                made
+            })
+        })
+        .collect();
+    let (mut alone, mut beside) = (0, 0);
+    for _ in 0..ROUNDS {
+        is_our_turn.store(false, Ordering::Relaxed);
+        alone += run(&mut own).await;
+        is_our_turn.store(true, Ordering::Relaxed);
+        beside += run(&mut own).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let ours: u64 = futures::future::join_all(ours).await.into_iter().map(|made| made.unwrap()).sum();
+    println!("JuiceFS alone {alone}, beside us {beside}; we {ours}");
+    assert!(4 * beside >= alone, "alone it made {alone}, beside us {beside}");
+    assert!(ours > 0);
+}
