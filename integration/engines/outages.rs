@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::history::History;
 use super::{NO_KERNEL_CACHE, whole};
 use crate::support::{Chance, Cuts, Engine, Kind, PATIENCE, Proxy, Volume, bytes, env_number, eventually};
@@ -39,6 +41,7 @@ fn survive_an_outage(kind: Kind, go_away: fn(&mut Engine)) {
     let volume = Volume::on(&engine, &[]);
     let mounted = volume.mount(&["--heartbeat", "2s"]);
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let lifeline = KilledOnPanic(mounted.pid());
     let promised: Vec<BTreeMap<String, u64>> = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|w| {
@@ -46,6 +49,8 @@ fn survive_an_outage(kind: Kind, go_away: fn(&mut Engine)) {
                 scope.spawn(move || write_until_told(root, w, stop, written))
             })
             .collect();
+        // Within the scope: it waits for the writers, also when this closure panics.
+        let _lifeline = lifeline;
         let more = |n: u64, when: &str| {
             let before = written.load(Ordering::SeqCst);
             eventually(when, PATIENCE * 4, || (written.load(Ordering::SeqCst) >= before + n).then_some(()));
@@ -71,6 +76,18 @@ fn survive_an_outage(kind: Kind, go_away: fn(&mut Engine)) {
     }
     mounted.unmount();
     volume.fsck_is_clean();
+}
+
+/// A daemon that dies when its test fails: writers that wait for an engine which nobody starts again
+/// would hold the test up for ever.
+struct KilledOnPanic(Pid);
+
+impl Drop for KilledOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            kill_process(self.0, Signal::KILL).ok();
+        }
+    }
 }
 
 /// Creates, writes, syncs, renames, makes and removes: what would show if it was done twice. Panics at

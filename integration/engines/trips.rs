@@ -116,9 +116,7 @@ fn close(dir: &Path, count: &mut Count<'_>) {
 fn stat(dir: &Path, count: &mut Count<'_>) {
     let path = new_file(dir);
     rest(FORGOTTEN);
-    count(&mut || {
-        fs::metadata(&path).unwrap();
-    });
+    count(&mut || assert!(fs::metadata(&path).unwrap().is_file()));
 }
 
 fn open(dir: &Path, count: &mut Count<'_>) {

@@ -59,16 +59,20 @@ impl Engine {
             Kind::Sqlite => At::File(server_folder("sqlite")),
             Kind::Redis => {
                 let config = RedisConfig { persistence: Persistence::Always, ..RedisConfig::default() };
-                At::Redis(Box::new(Redis::with(config)))
+                let mut server = Box::new(Redis::with(config));
+                server.have_one_stand_by();
+                At::Redis(server)
             }
             Kind::Postgres => {
-                let server = Box::new(Postgres::with(&[]));
+                let mut server = Box::new(Postgres::with(&[]));
                 let database = server.database();
+                server.have_one_stand_by();
                 At::OwnPostgres(server, database)
             }
             Kind::Mysql => {
-                let server = Box::new(Mysql::with(&[]));
+                let mut server = Box::new(Mysql::with(&[]));
                 let database = server.database();
+                server.have_one_stand_by();
                 At::OwnMysql(server, database)
             }
         };

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, command_as, folder_of, free_port, hand_to, program};
+use super::process::{Process, command_as, folder_of, free_port, hand_to, program, server};
 use super::{Certificates, server_folder};
 use crate::support::command::{Ran, finish};
 
@@ -24,6 +24,8 @@ pub(crate) struct Mysql {
     port: u16,
     extra: Vec<String>,
     process: Option<Process>,
+    /// Becomes the server at its next start.
+    next: Option<Process>,
 }
 
 impl Mysql {
@@ -45,7 +47,7 @@ impl Mysql {
         install.arg(format!("--datadir={}", data.display()));
         finish(&mut install).ok();
         let extra = extra.iter().map(|s| (*s).to_owned()).collect();
-        let mut mysql = Mysql { folder, port: 0, extra, process: None };
+        let mut mysql = Mysql { folder, port: 0, extra, process: None, next: None };
         let started = (0..5).any(|_| {
             mysql.port = free_port();
             mysql.try_start()
@@ -55,15 +57,24 @@ impl Mysql {
         mysql
     }
 
-    fn try_start(&mut self) -> bool {
+    fn command(&self) -> Command {
         let data = self.folder.path().join("data");
-        let mut command = command_as(USER, &program("mariadbd", "mariadb-server"));
+        let mut command = server(Some(USER), &program("mariadbd", "mariadb-server"));
         // It reads the machine's settings unless this comes first.
         command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         command.args([format!("--port={}", self.port), "--bind-address=127.0.0.1".into(), "--skip-log-bin".into()]);
         command.arg(format!("--socket={}", self.socket().display()));
         command.args(["--innodb-buffer-pool-size=64M", "--skip-name-resolve"]).args(&self.extra);
-        let mut process = Process::start(command, &self.log(), Signal::TERM);
+        command
+    }
+
+    fn stand_by(&self) -> Process {
+        Process::stand_by(self.command(), &self.log(), Signal::TERM)
+    }
+
+    fn try_start(&mut self) -> bool {
+        let mut process = self.next.take().unwrap_or_else(|| self.stand_by());
+        process.go();
         let ready = process.ready(|| (self.sql("mysql", "select 1").code == 0).then_some(()));
         self.process = ready.is_some().then_some(process);
         self.process.is_some()
@@ -157,6 +168,11 @@ impl Mysql {
         if let Some(process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// From here on it can be started again while a mount waits for it.
+    pub(super) fn have_one_stand_by(&mut self) {
+        self.next = Some(self.stand_by());
     }
 
     /// Starts it again, on the same port.

@@ -1,13 +1,14 @@
 //! PostgreSQL: one server for all tests of a process with a database each, or one of a test's own.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, command_as, folder_of, free_port, hand_to, program};
+use super::process::{Process, command_as, folder_of, free_port, hand_to, program, server};
 use super::{Certificates, server_folder};
 use crate::support::command::{Ran, finish};
 
@@ -22,6 +23,8 @@ pub(crate) struct Postgres {
     port: u16,
     extra: Vec<String>,
     process: Option<Process>,
+    /// Becomes the server at its next start.
+    next: Option<Process>,
 }
 
 impl Postgres {
@@ -48,7 +51,7 @@ impl Postgres {
         initdb.args(["-E", "UTF8", "--locale=C", "--pwfile"]).arg(&word);
         finish(&mut initdb).ok();
         let extra = extra.iter().map(|s| (*s).to_owned()).collect();
-        let mut postgres = Postgres { folder, port: 0, extra, process: None };
+        let mut postgres = Postgres { folder, port: 0, extra, process: None, next: None };
         let started = (0..5).any(|_| {
             postgres.port = free_port();
             postgres.try_start()
@@ -58,13 +61,23 @@ impl Postgres {
         postgres
     }
 
-    fn try_start(&mut self) -> bool {
+    fn command(&self) -> Command {
         let data = self.folder.path().join("data");
-        let mut command = command_as(USER, &binary("postgres"));
+        let mut command = server(Some(USER), &binary("postgres"));
         command.arg("-D").arg(&data).args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
         command.arg("-c").arg(format!("unix_socket_directories={}", data.display())).args(&self.extra);
-        // SIGINT: ends at once, with a checkpoint and without waiting for clients.
-        let mut process = Process::start(command, &self.log(), Signal::INT);
+        command
+    }
+
+    /// One that waits for the word. SIGINT ends it at once, with a checkpoint, and no client is waited for.
+    fn stand_by(&self) -> Process {
+        Process::stand_by(self.command(), &self.log(), Signal::INT)
+    }
+
+    fn try_start(&mut self) -> bool {
+        let data = self.folder.path().join("data");
+        let mut process = self.next.take().unwrap_or_else(|| self.stand_by());
+        process.go();
         let (pid, port) = (process.pid().as_raw_nonzero().get().to_string(), self.port.to_string());
         let ready = process.ready(|| {
             let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
@@ -179,6 +192,11 @@ impl Postgres {
         if let Some(process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// From here on it can be started again while a mount waits for it.
+    pub(super) fn have_one_stand_by(&mut self) {
+        self.next = Some(self.stand_by());
     }
 
     /// Starts it again, on the same port.

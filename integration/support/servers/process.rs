@@ -1,11 +1,17 @@
 //! One server process: started in the foreground as the right user, stopped by its pid.
+//!
+//! A server that is to come back while a mount waits for it must be forked before: a child inherits
+//! the files that other threads have open on the mount, their close at its exec waits for the mount's
+//! daemon, and the daemon waits for the server. So a process may stand by, forked and waiting for the
+//! word on its standard input, and become the server later.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -24,16 +30,28 @@ pub(super) struct Process {
     child: Child,
     pidfd: OwnedFd,
     farewell: Signal,
+    /// Where it waits for the word, until it has had it.
+    gate: Option<ChildStdin>,
 }
 
+/// What a process does that stands by: it becomes the server once a line comes.
+const STAND_BY: &str = "read -r _ && exec \"$0\" \"$@\" < /dev/null";
+
 impl Process {
-    /// Starts `command` with its output in `log`; it will be asked to end by `farewell`.
-    ///
-    /// The kernel sends it `farewell`, too, when the thread that starts it is gone.
+    /// Starts a command made by [`server`], with its output in `log`; it will be asked to end by
+    /// `farewell`, which the kernel sends it, too, when the thread that starts it is gone.
     #[track_caller]
-    pub(super) fn start(mut command: Command, log: &Path, farewell: Signal) -> Process {
+    pub(super) fn start(command: Command, log: &Path, farewell: Signal) -> Process {
+        let mut process = Process::stand_by(command, log, farewell);
+        process.go();
+        process
+    }
+
+    /// The same, but it waits for [`Process::go`].
+    #[track_caller]
+    pub(super) fn stand_by(mut command: Command, log: &Path, farewell: Signal) -> Process {
         let said = File::options().create(true).append(true).open(log).expect("the folder is ours");
-        command.current_dir("/").stdin(Stdio::null()).stdout(said.try_clone().expect("a descriptor")).stderr(said);
+        command.current_dir("/").stdin(Stdio::piped()).stdout(said.try_clone().expect("a descriptor")).stderr(said);
         let number = farewell.as_raw();
         // SAFETY: prctl and setpgid with plain numbers are safe between fork and exec.
         unsafe {
@@ -43,9 +61,17 @@ impl Process {
                 crate::support::cvt(libc::prctl(libc::PR_SET_PDEATHSIG, number)).map(drop)
             });
         }
-        let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {:?}: {e}", command.get_program()));
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {:?}: {e}", command.get_program()));
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("a child has a pidfd");
-        Process { child, pidfd, farewell }
+        let gate = child.stdin.take();
+        Process { child, pidfd, farewell, gate }
+    }
+
+    /// Lets one that stands by become the server.
+    pub(super) fn go(&mut self) {
+        if let Some(mut gate) = self.gate.take() {
+            gate.write_all(b"go\n").ok();
+        }
     }
 
     /// Its number.
@@ -85,6 +111,8 @@ impl Process {
     }
 
     fn end(&mut self) {
+        // One that stands by ends when its gate is closed without a word.
+        drop(self.gate.take());
         if self.has_ended() {
             return;
         }
@@ -126,6 +154,15 @@ pub(super) fn program(name: &str, package: &str) -> PathBuf {
     found.unwrap_or_else(|| {
         panic!("{name} is not installed, and this test needs it: run 'integration/tools/setup test', or 'apt-get install {package}'")
     })
+}
+
+/// The command of a server, as `user` if one is named; for [`Process::start`].
+#[track_caller]
+pub(super) fn server(user: Option<&str>, program: &Path) -> Command {
+    let shell = Path::new("/bin/sh");
+    let mut command = user.map_or_else(|| Command::new(shell), |user| command_as(user, shell));
+    command.args(["-c", STAND_BY]).arg(program);
+    command
 }
 
 /// A command that runs as `user` if we are root, else as ourselves: servers refuse to run as root.

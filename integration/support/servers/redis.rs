@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, free_port, program};
+use super::process::{Process, free_port, program, server};
 use super::{Certificates, server_folder};
 
 /// Ports tried before a server that does not start is a failure.
@@ -53,6 +53,8 @@ pub(crate) struct Redis {
     tls_port: u16,
     certificates: Option<Certificates>,
     process: Option<Process>,
+    /// Becomes the server at its next start.
+    next: Option<Process>,
 }
 
 impl Redis {
@@ -70,7 +72,7 @@ impl Redis {
             fs::copy(dump, folder.path().join("dump.rdb")).expect("the folder is ours");
         }
         let certificates = config.tls.map(|_| Certificates::make(folder.path()));
-        let mut redis = Redis { config, folder, port: 0, tls_port: 0, certificates, process: None };
+        let mut redis = Redis { config, folder, port: 0, tls_port: 0, certificates, process: None, next: None };
         let started = (0..TRIES).any(|_| {
             (redis.port, redis.tls_port) = (free_port(), free_port());
             redis.try_start()
@@ -79,8 +81,8 @@ impl Redis {
         redis
     }
 
-    fn try_start(&mut self) -> bool {
-        let mut command = Command::new(program("redis-server", "redis-server"));
+    fn command(&self) -> Command {
+        let mut command = server(None, &program("redis-server", "redis-server"));
         let dir = self.folder.path();
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.arg("--dir").arg(dir).args(["--dbfilename", "dump.rdb", "--enable-debug-command", "local"]);
@@ -107,7 +109,13 @@ impl Redis {
             command.args(["--replicaof", "127.0.0.1", &port.to_string()]);
         }
         command.args(&self.config.extra);
-        let mut process = Process::start(command, &self.log(), Signal::TERM);
+        command
+    }
+
+    fn try_start(&mut self) -> bool {
+        let log = self.log();
+        let mut process = self.next.take().unwrap_or_else(|| Process::stand_by(self.command(), &log, Signal::TERM));
+        process.go();
         let pid = process.pid().as_raw_nonzero().get();
         // The port may be answered by somebody else's server.
         let wanted = [format!("process_id:{pid}"), "loading:0".to_owned()];
@@ -200,6 +208,11 @@ impl Redis {
         if let Some(process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// From here on it can be started again while a mount waits for it.
+    pub(super) fn have_one_stand_by(&mut self) {
+        self.next = Some(Process::stand_by(self.command(), &self.log(), Signal::TERM));
     }
 
     /// Starts it again, on the same port.

@@ -1,11 +1,9 @@
 //! Several redis-servers that stand together: a cluster, or a master with sentinels.
 
-use std::process::Command;
-
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, free_port, program};
+use super::process::{Process, free_port, program, server};
 use super::{Redis, RedisConfig, server_folder};
 use crate::support::eventually::{PATIENCE, eventually};
 
@@ -134,7 +132,7 @@ fn sentinel(folder: &TempDir, n: u32, master: u16) -> (Process, u16) {
             dir.display()
         );
         std::fs::write(&config, text).expect("the folder is ours");
-        let mut command = Command::new(program("redis-sentinel", "redis-sentinel"));
+        let mut command = server(None, &program("redis-sentinel", "redis-sentinel"));
         command.arg(&config);
         let mut process = Process::start(command, &log, Signal::TERM);
         if process.ready(|| ask(port, &["PING"]).ok()).is_some() {
