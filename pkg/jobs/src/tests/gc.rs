@@ -23,7 +23,7 @@ async fn every_object_is_judged_by_what_the_metadata_knows() {
     w.file(Ino::ROOT, "f", &noise(100_000, 1)).await;
     let compacted = w.file(Ino::ROOT, "g", &noise(1000, 2)).await;
     w.write(compacted, 500, &noise(1000, 3)).await;
-    crate::compact(&w.meta, &w.chunks, compacted, cairn_types::ChunkIndex(0)).await.unwrap();
+    crate::compact(&w.meta, &w.chunks, compacted, ChunkIndex(0)).await.unwrap();
     let orphan = w.store_slice(&noise(70, 4)).await;
     w.tamper(move |tx| tx.insert_slice(orphan, 0)).await;
     for (key, len) in [
