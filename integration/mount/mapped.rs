@@ -140,6 +140,7 @@ fn appends_past_the_pages_are_seen_by_mapped_readers() {
         reader.read_exact_at(&mut last, len as u64 - 10).unwrap();
         assert_eq!(last, [i; 10]);
     }
+    drop((log, reader));
     fs.close();
 }
 
@@ -172,6 +173,7 @@ fn a_page_read_while_it_is_written_past_is_dropped_again() {
             (look(page * PAGE) == last as u8).then_some(())
         });
     }
+    drop((mapping, reader, writer));
     fs.close();
 }
 
