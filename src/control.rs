@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_chunk::ChunkStore;
 use cairn_jobs::tree::{self, InfoOptions, RemoveOptions, SummaryOptions, SummaryReply};
 use cairn_jobs::{Progress as Step, Upkeep};
 use cairn_meta::{Cred, Meta};
@@ -13,6 +14,7 @@ use serde::Serialize;
 /// The commands of one mount.
 pub(crate) struct Commands {
     pub(crate) meta: Arc<Meta>,
+    pub(crate) chunks: Arc<ChunkStore>,
     pub(crate) upkeep: Arc<Upkeep>,
 }
 
@@ -25,7 +27,7 @@ impl Control for Commands {
         request: ControlRequest,
         progress: Arc<Progress>,
     ) -> BoxFuture<'static, Result<ControlReply, ErrnoByte>> {
-        let this = Commands { meta: self.meta.clone(), upkeep: self.upkeep.clone() };
+        let this = Commands { meta: self.meta.clone(), chunks: self.chunks.clone(), upkeep: self.upkeep.clone() };
         Box::pin(async move {
             let outcome = this.serve(checked(cred), request, &progress).await;
             outcome.map_err(|e| {
@@ -63,7 +65,22 @@ impl Commands {
                 self.upkeep.compact_tree(ino, threads, &|step| entries(progress, step)).await?;
                 Ok(ControlReply::Done)
             }
+            ControlRequest::Drain => {
+                self.drain(progress).await;
+                Ok(ControlReply::Done)
+            }
         }
+    }
+
+    /// Tells the bytes uploaded, and those in all: what is staged meanwhile comes on top.
+    async fn drain(&self, progress: &Progress) {
+        self.chunks
+            .drain(|left| {
+                let (done, total) = progress.get();
+                let now = total.max(done + left.bytes);
+                progress.add(now.saturating_sub(left.bytes).saturating_sub(done), now - total);
+            })
+            .await;
     }
 }
 

@@ -16,7 +16,9 @@ pub mod create;
 mod error;
 mod memory;
 mod metrics;
+mod replay;
 mod session;
+mod staging;
 mod storage;
 mod volume;
 

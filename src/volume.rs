@@ -3,7 +3,7 @@
 //! Up: engine, setting, object store, cache, chunks, metadata, session, files, upkeep. Down: files
 //! (everything dirty is stored and committed), upkeep, chunks, cache, session, engine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::control::Commands;
 use crate::error::refused;
 use crate::metrics::{Exporter, Sources};
 use crate::storage::{Failing, bandwidth, check_bucket, check_supported};
-use crate::{Error, Result, metrics, session, storage};
+use crate::{Result, metrics, replay, session, staging, storage};
 
 /// Read-ahead of one reader, in blocks, if not set.
 const READAHEAD_BLOCKS: u64 = 8;
@@ -85,10 +85,19 @@ impl Volume {
             check_bucket(env, &*store).await?;
         }
         let cache = open_cache(env, &config.cache, &format)?;
-        let chunks = ChunkStore::new(env.clone(), store.clone(), cache.clone(), chunk_config(&config, &format)?);
         let meta = open_meta(env, engine, &config).await?;
+        let staging::Opened { staging, recovered, highest } = staging::open(env, &config, &format, &meta).await?;
+        if let Some(highest) = highest
+            && meta.pass_slice_ids(highest).await?
+        {
+            tracing::error!(slice = highest.0, "the metadata is older than blocks on this disk: it was set back");
+        }
+        let chunk_config = chunk_config(&config, &format)?;
+        let chunks = ChunkStore::with_staging(env.clone(), store.clone(), cache.clone(), chunk_config, staging);
         if !config.client.read_only {
-            meta.start_session(session::info(env, &config.client.mountpoint)).await?;
+            let info = session::info(env, &config.client.mountpoint, config.write_back.enabled);
+            meta.start_session(info).await?;
+            replay::run(&meta, &chunks, recovered).await?;
         }
         let upkeep = start_upkeep(env, &meta, &chunks, &config);
         let sources = Sources {
@@ -100,7 +109,7 @@ impl Volume {
             vfs: Arc::new(OnceLock::new()),
         };
         let exporter = metrics::exporter(&sources, &dials, &format, &config);
-        let control = Commands { meta: meta.clone(), upkeep: upkeep.clone() };
+        let control = Commands { meta: meta.clone(), chunks: chunks.clone(), upkeep: upkeep.clone() };
         let parts = Parts {
             stats: {
                 let e = exporter.clone();
@@ -222,6 +231,9 @@ impl Volume {
     /// The first thing that could not be saved. The rest is closed all the same.
     pub async fn close(self) -> Result<()> {
         let saved = self.vfs.close().await;
+        if self.chunks.is_draining() {
+            self.chunks.drain(|_| {}).await;
+        }
         self.tasks.stop().await;
         self.upkeep.stop().await;
         self.chunks.close().await;
@@ -240,9 +252,6 @@ async fn open_engine(env: &Env, config: &Config) -> Result<Arc<dyn Engine>> {
 
 fn open_cache(env: &Env, cache: &Cache, format: &Format) -> Result<Arc<BlockCache>> {
     let dirs: Vec<PathBuf> = cache.dirs.iter().map(|d| d.join(&format.uuid)).collect();
-    for dir in &dirs {
-        refuse_staged(dir)?;
-    }
     let config = cairn_cache::Config {
         dirs,
         memory_bytes: cache.memory_bytes,
@@ -255,19 +264,6 @@ fn open_cache(env: &Env, cache: &Cache, format: &Format) -> Result<Arc<BlockCach
         key_layout: format.key_layout(),
     };
     Ok(BlockCache::open(env.clone(), config)?)
-}
-
-/// Blocks that only this disk has are not ours to overlook: their files are damaged until they are uploaded.
-fn refuse_staged(dir: &Path) -> Result<()> {
-    let shown = dir.display().to_string();
-    match cairn_cache::find_staged(dir) {
-        Ok(None) => Ok(()),
-        Ok(Some(_)) => refused(format!(
-            "{shown}/rawstaging holds blocks that were never uploaded; this client cannot upload them yet: mount the \
-             volume with the client that staged them and let it finish, or give another --cache-dir",
-        )),
-        Err(source) => Err(Error::CacheDir { dir: shown, source }),
-    }
 }
 
 pub(crate) fn chunk_config(config: &Config, format: &Format) -> Result<cairn_chunk::Config> {

@@ -237,7 +237,7 @@ impl Journal {
         };
         let place = self.log.append(Header::of_block(Kind::Block, key), pieces).await?;
         self.state.lock().insert(key, Entry { place, _room: room }).inspect(|old| self.log.release(old.place.segment));
-        self.changed.notify_waiters();
+        self.changed.notify_one();
         Ok(())
     }
 
@@ -292,7 +292,7 @@ impl Journal {
             self.log.release(entry.place.segment);
         }
         if !keys.is_empty() {
-            self.changed.notify_waiters();
+            self.changed.notify_one();
             self.log.reap();
         }
     }
@@ -324,6 +324,11 @@ impl Journal {
         Some(state.blocks[key].staged(*key, *number))
     }
 
+    /// The staged blocks of these slices.
+    pub fn staged_of(&self, ids: &[SliceId]) -> Vec<BlockKey> {
+        self.state.lock().blocks.keys().filter(|key| ids.contains(&key.id)).copied().collect()
+    }
+
     /// Bytes, blocks, age.
     pub fn usage(&self) -> Usage {
         let state = self.state.lock();
@@ -331,7 +336,7 @@ impl Journal {
         Usage { blocks: state.blocks.len() as u64, bytes: state.bytes, oldest }
     }
 
-    /// Told whenever a block was staged or is no longer.
+    /// Told whenever a block was staged or is no longer. For one listener.
     pub fn changed(&self) -> &Notify {
         &self.changed
     }

@@ -106,7 +106,7 @@ impl ChunkStore {
     /// start of a sequential reader. A block that is read again and again is fetched whole behind it.
     fn wants_part(self: &Arc<Self>, key: BlockKey, range: &Range<u32>) -> bool {
         let len = range.end - range.start;
-        if self.config().compression != Compression::None || len == key.len {
+        if self.config().compression != Compression::None || len == key.len || self.is_staged(key) {
             return false;
         }
         if !self.cache().keeps_blocks() {
@@ -172,6 +172,9 @@ impl ChunkStore {
         let corrupt = |reason| Error::Corrupt { key, reason };
         if key.len > block_bytes {
             return Err(corrupt(format!("longer than a block of {block_bytes}")));
+        }
+        if let Some(block) = self.staged_plain(key).await? {
+            return Ok(block);
         }
         let stored = self.object().get(&self.object_key(key), None).await.map_err(|e| Error::from_store(key, e))?;
         let len = key.len as usize;

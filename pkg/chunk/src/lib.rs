@@ -10,6 +10,9 @@
 //! read from memory is a reference into the cached block. A missing block is one GET, however many
 //! readers want it.
 //!
+//! In write-back mode (`staging.rs`) a block counts as stored once this machine's disk has it, and
+//! goes to the store behind everybody's back.
+//!
 //! Not here: which slice a reader sees at an offset (`cairn_meta::overlay`), and files.
 
 mod block_buffer;
@@ -21,11 +24,14 @@ mod fetch;
 mod heat;
 mod pool;
 mod slice_writer;
+mod staging;
 mod stats;
 
+pub use cairn_cache::journal::{Intent, IntentId, IntentSlice};
 pub use chunk_store::{ChunkStore, Depth};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use pool::Reservation;
 pub use slice_writer::{SliceWriter, StoredSlice};
+pub use staging::{RawStaging, Staging, StagingRules, StagingStats, UploadHours};
 pub use stats::ChunkStats;

@@ -43,6 +43,8 @@ pub struct SliceWriter {
 struct Shared {
     store: Arc<ChunkStore>,
     id: SliceId,
+    /// Its blocks may be staged.
+    staging: bool,
     state: Mutex<State>,
     /// A block was stored, or failed.
     settled: Notify,
@@ -72,9 +74,11 @@ enum Part {
 }
 
 impl SliceWriter {
-    pub(crate) fn new(store: Arc<ChunkStore>, id: SliceId) -> SliceWriter {
+    pub(crate) fn new(store: Arc<ChunkStore>, id: SliceId, staging: bool) -> SliceWriter {
         let state = State { len: 0, blocks: vec![], sealed: false, discarded: false, first_stored: None };
-        SliceWriter { shared: Arc::new(Shared { store, id, state: Mutex::new(state), settled: Notify::new() }) }
+        SliceWriter {
+            shared: Arc::new(Shared { store, id, staging, state: Mutex::new(state), settled: Notify::new() }),
+        }
     }
 
     /// The slice's id.
@@ -299,7 +303,7 @@ impl SliceWriter {
         self.shared.store.spawn(async move {
             let mut upload = upload;
             let store = upload.shared.store.clone();
-            upload.outcome = Some(store.put_block(key, pieces).await);
+            upload.outcome = Some(store.put_block(key, pieces, upload.shared.staging).await);
         });
     }
 

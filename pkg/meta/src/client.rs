@@ -305,6 +305,20 @@ impl Meta {
         self.next_id(&self.slices, Counter::NextChunk, SLICE_BATCH).await.map(SliceId)
     }
 
+    /// Makes sure that no id up to `highest` is handed out any more, here or elsewhere. `true`: the
+    /// engine was behind, so it has lost what it had committed before.
+    pub async fn pass_slice_ids(&self, highest: SliceId) -> Result<bool> {
+        let _refilling = self.slices.refill.lock().await;
+        let take = |count| TakeIds { counter: Counter::NextChunk, count };
+        let first = self.run_durable(take(SLICE_BATCH), Durability::Power).await?;
+        if first > highest.0 {
+            self.slices.fill(first, SLICE_BATCH);
+            return Ok(false);
+        }
+        self.run_durable(take(highest.0 - first + 1), Durability::Power).await?;
+        Ok(true)
+    }
+
     // --- names
 
     /// What `name` in `parent` stands for.

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use crate::file::{File, FileTable, State};
 use crate::flusher::Flusher;
 use crate::pending::{Slot, Upload};
+use crate::write_back::Closes;
 use crate::{Config, Error, Result};
 
 /// Slices named by one transaction at most.
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) files: FileTable,
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
+    pub(crate) closes: Closes,
     pub(crate) ahead: Budget,
     /// Counts changes of files open here: attributes asked for before one are old after it.
     generation: AtomicU64,
@@ -57,6 +59,7 @@ impl Core {
             files: FileTable::default(),
             flusher: Flusher::new(),
             ids: IdStash::default(),
+            closes: Closes::new(),
             generation: AtomicU64::new(0),
             // The first fsync syncs what was committed before this client looked.
             changes: AtomicU64::new(1),
@@ -99,11 +102,7 @@ impl Core {
     }
 
     async fn store_and_commit(&self, file: &File, upto: u64, durability: Durability) -> Result<()> {
-        let uploads = {
-            let mut state = file.state();
-            state.freeze(upto);
-            uploads_upto(&state, upto)
-        };
+        let uploads = file.state().freeze_upto(upto);
         let stored = join_all(uploads.iter().map(|u| u.store())).await;
         // What is stored is committed even if a later slice failed.
         self.commit_stored(file, upto, durability).await?;
@@ -125,8 +124,10 @@ impl Core {
                 (stored_front(&state, upto, limit), state.set_mtime())
             };
             if batch.is_empty() {
+                self.settle_notes(file).await;
                 return Ok(());
             }
+            self.make_safe(file, batch.len()).await?;
             let (count, before) = (batch.len(), self.changes.load(Ordering::Acquire));
             match self.meta.commit(file.ino, batch, set_mtime, durability).await {
                 Ok(done) => {
@@ -164,6 +165,7 @@ impl Core {
         file.drained.notify_waiters();
         let bytes: u64 = slots.iter().map(|s| u64::from(s.len)).sum();
         warn!(ino = file.ino.0, bytes, %error, "unwritten data is dropped");
+        self.settle_notes(file).await;
         self.discard(slots).await;
     }
 
@@ -186,6 +188,7 @@ impl Core {
             state.pop(count)
         };
         file.drained.notify_waiters();
+        self.settle_notes(file).await;
         self.discard(slots).await;
     }
 
@@ -195,13 +198,18 @@ impl Core {
         let is_old = |u: &Arc<Upload>| {
             u.writer.first_stored().is_some_and(|at| now.saturating_duration_since(at) >= self.config.reupload_age)
         };
-        let old: Vec<_> = uploads_upto(&file.state(), upto).into_iter().filter(is_old).collect();
+        let old: Vec<_> = file.state().uploads_upto(upto).into_iter().filter(is_old).collect();
         for upload in old {
             let fresh = self.copy(&upload).await?;
             {
                 let mut state = file.state();
                 let users = state.queue.iter_mut().filter(|s| Arc::ptr_eq(&s.upload, &upload));
                 users.for_each(|s| s.upload = fresh.clone());
+            }
+            // What the journal says of it names the old slice.
+            let notes = std::mem::take(&mut file.state().notes);
+            for (_, note) in notes {
+                self.chunk.settle(note).await;
             }
             // A commit that seemed to fail may have happened: then gc, not we, decides.
             if !upload.offered.load(Ordering::Acquire)
@@ -215,7 +223,7 @@ impl Core {
 
     /// The same bytes in a slice of a new name, stored.
     async fn copy(&self, from: &Upload) -> Result<Arc<Upload>> {
-        let fresh = Upload::new(self.chunk.writer(self.ids.next(&self.meta).await?));
+        let fresh = Upload::new(self.chunk.staging_writer(self.ids.next(&self.meta).await?));
         let (size, step) = (from.writer.len(), self.chunk.config().block_bytes);
         let mut off = 0;
         while off < size {
@@ -282,17 +290,6 @@ impl Core {
         }
         self.files.forget_if_idle(file.ino);
     }
-}
-
-/// The slices of slots up to `upto`, each once.
-fn uploads_upto(state: &State, upto: u64) -> Vec<Arc<Upload>> {
-    let mut uploads: Vec<Arc<Upload>> = Vec::new();
-    for slot in state.queue.iter().take_while(|s| s.seq <= upto) {
-        if uploads.last().is_none_or(|u| !Arc::ptr_eq(u, &slot.upload)) {
-            uploads.push(slot.upload.clone());
-        }
-    }
-    uploads
 }
 
 /// The stored slots at the front of the queue, as metadata wants them.

@@ -78,6 +78,9 @@ pub enum ControlRequest {
         /// Files compacted at a time.
         workers: u16,
     },
+    /// 1901, ours: uploads all that is staged on this machine, and waits. Progress: bytes uploaded, and
+    /// bytes in all. From then on an unmount waits too.
+    Drain,
 }
 
 /// How a message ends well.
@@ -292,6 +295,7 @@ fn parse(kind: u32, body: &[u8]) -> Result<ControlRequest, ErrnoByte> {
             ino: Ino(b.try_get_u64().map_err(short)?),
             workers: b.try_get_u16().unwrap_or(10).max(1),
         },
+        1901 => ControlRequest::Drain,
         1004 | 1006 => return Err(NOT_SUPPORTED),
         _ => return Err(INVALID),
     })
@@ -310,6 +314,7 @@ mod tests {
         assert_eq!(parse(1008, &[0, 0, 0, 0, 0, 0, 0, 1, 0, 2]), Ok(compact));
         let summary = ControlRequest::Summary { ino: Ino(1), depth: 3, top: 10, strict: false };
         assert_eq!(parse(1007, &[0, 0, 0, 0, 0, 0, 0, 1]), Ok(summary));
+        assert_eq!(parse(1901, &[]), Ok(ControlRequest::Drain));
         assert_eq!(parse(1999, &[]), Err(0x16));
         assert_eq!(parse(1006, &[]), Err(95));
         assert_eq!(parse(1002, &[0, 0, 0]), Err(0x16));

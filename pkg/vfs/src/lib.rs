@@ -42,6 +42,7 @@ mod seek;
 #[cfg(test)]
 mod tests;
 mod virtual_files;
+mod write_back;
 mod writer;
 
 use std::sync::Arc;

@@ -87,7 +87,7 @@ impl Core {
             let offset = offset.unwrap_or_else(|| state.length());
             check_end(offset, data.len())?;
             let spans = chunk_spans(offset, data.len() as u64);
-            state.place(spans, data, room, clock, || self.ids.take().map(|id| self.chunk.writer(id)))
+            state.place(spans, data, room, clock, || self.ids.take().map(|id| self.chunk.staging_writer(id)))
         };
         if placed.first && placed.bytes > 0 {
             self.flusher.add(file);

@@ -1,0 +1,142 @@
+//! Commits that a crash may have cut off, done again before anybody sees the volume.
+//!
+//! A note says what was about to be committed, and what the file was like. If the file shows it, it
+//! happened. If the file is as it was, or as our own earlier commits left it, it is committed now. If
+//! somebody else has changed the file meanwhile, their bytes stay: ours are kept in a folder, and
+//! reported. The blocks are uploaded in any case: somebody may name them whom we cannot see, and gc
+//! knows the others.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use cairn_cache::journal::Recovered;
+use cairn_chunk::{ChunkStore, Intent, IntentSlice};
+use cairn_meta::{Durability, Error as MetaError, Meta, NewSlice};
+use cairn_types::{Attr, Ino, Timestamp};
+
+use crate::Result;
+
+/// What became of the notes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Outcome {
+    /// Commits done again.
+    pub(crate) committed: usize,
+    /// Set aside, because somebody else has changed the file.
+    pub(crate) set_aside: usize,
+}
+
+/// What became of one note.
+#[derive(PartialEq, Eq)]
+enum Fate {
+    /// It had happened, or there is nothing left to name.
+    Settled,
+    Committed,
+    SetAside,
+}
+
+/// Goes through the notes, oldest first.
+///
+/// # Errors
+/// The engine cannot be asked. What was not settled is found again at the next mount.
+pub(crate) async fn run(meta: &Meta, chunks: &Arc<ChunkStore>, recovered: Recovered) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    // Modification times that our own commits have given to each file.
+    let mut own: HashMap<Ino, HashSet<Timestamp>> = HashMap::new();
+    for intent in &recovered.settled {
+        own.entry(intent.ino).or_default().extend(times(intent));
+    }
+    for (id, intent) in recovered.open {
+        let own = own.entry(intent.ino).or_default();
+        match again(meta, chunks, &intent, own).await? {
+            Fate::Settled => {}
+            Fate::Committed => outcome.committed += 1,
+            Fate::SetAside => outcome.set_aside += 1,
+        }
+        own.extend(times(&intent));
+        chunks.settle(id).await;
+    }
+    if outcome != Outcome::default() {
+        let Outcome { committed, set_aside } = outcome;
+        tracing::info!(committed, set_aside, "commits that were cut off have been done again");
+    }
+    Ok(outcome)
+}
+
+fn times(intent: &Intent) -> impl Iterator<Item = Timestamp> {
+    intent.slices.iter().map(|s| s.mtime).chain(intent.set_mtime)
+}
+
+async fn again(meta: &Meta, chunks: &Arc<ChunkStore>, intent: &Intent, own: &mut HashSet<Timestamp>) -> Result<Fate> {
+    let attr = match meta.getattr(intent.ino).await {
+        Err(MetaError::NoEntry) => return Ok(Fate::Settled),
+        attr => attr?,
+    };
+    let missing = missing(meta, intent).await?;
+    if missing.is_empty() {
+        return Ok(Fate::Settled);
+    }
+    for slice in missing.iter().filter_map(|s| s.record.slice()) {
+        if let Err(error) = chunks.check_staged(slice).await {
+            // Written down, and never synced: its commit was never tried, nor promised.
+            tracing::warn!(ino = intent.ino.0, slice = slice.id.0, %error, "an unfinished write is dropped");
+            return Ok(Fate::Settled);
+        }
+    }
+    if !is_ours(&attr, intent, own) {
+        set_aside(chunks, intent, &missing).await;
+        return Ok(Fate::SetAside);
+    }
+    let slices = missing.iter().map(|s| NewSlice { index: s.index, record: s.record, mtime: s.mtime }).collect();
+    match meta.commit(intent.ino, slices, intent.set_mtime, Durability::Power).await {
+        Ok(done) => _ = own.insert(done.attr.mtime),
+        // Refused for good: it would have been then, too.
+        Err(error @ (MetaError::NoEntry | MetaError::NoSpace | MetaError::Quota)) => {
+            tracing::warn!(ino = intent.ino.0, %error, "an unfinished write is refused");
+            set_aside(chunks, intent, &missing).await;
+            return Ok(Fate::SetAside);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Fate::Committed)
+}
+
+/// Records that the file does not show.
+async fn missing(meta: &Meta, intent: &Intent) -> Result<Vec<IntentSlice>> {
+    let mut missing = Vec::new();
+    let mut lists: HashMap<_, HashSet<_>> = HashMap::new();
+    for slice in &intent.slices {
+        if !lists.contains_key(&slice.index) {
+            let records = meta.raw_slices(intent.ino, slice.index).await?;
+            lists.insert(slice.index, records.iter().map(|r| (r.id, r.pos, r.off)).collect());
+        }
+        let r = &slice.record;
+        if !lists[&slice.index].contains(&(r.id, r.pos, r.off)) {
+            missing.push(*slice);
+        }
+    }
+    Ok(missing)
+}
+
+/// Has nobody but us changed the content since? Every change of content moves the time.
+fn is_ours(attr: &Attr, intent: &Intent, own: &HashSet<Timestamp>) -> bool {
+    (attr.mtime == intent.base.0 && attr.length == intent.base.1) || own.contains(&attr.mtime)
+}
+
+async fn set_aside(chunks: &ChunkStore, intent: &Intent, slices: &[IntentSlice]) {
+    for slice in slices {
+        let r = &slice.record;
+        let Some(whole) = r.slice() else { continue };
+        match chunks.set_aside(whole).await {
+            Ok(folder) => tracing::error!(
+                ino = intent.ino.0,
+                chunk = slice.index.0,
+                pos = r.pos,
+                len = r.len,
+                slice = r.id.0,
+                folder = %folder.display(),
+                "the file was changed elsewhere before this write was committed: its blocks are set aside"
+            ),
+            Err(error) => tracing::error!(ino = intent.ino.0, slice = r.id.0, %error, "blocks could not be set aside"),
+        }
+    }
+}
