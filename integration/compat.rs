@@ -84,15 +84,45 @@ fn encrypted_volumes_are_refused_by_name() {
     }
 }
 
+/// A JuiceFS client died in write-back mode: what only its cache has can be read at once, reaches the
+/// store as JuiceFS would have put it, and leaves the cache.
 #[test]
-fn a_cache_with_blocks_nobody_uploaded_is_refused_by_name() {
+fn what_a_dead_juicefs_staged_is_read_and_uploaded() {
     let fixture = fixture("sqlite-writeback-crash");
     fixture.unpack("cache.tar.zst", &fixture.volume.path("cache"));
-    let said = fixture.volume.mount_refused(&[]);
-    assert!(said.contains("rawstaging"), "{said}");
-    let staged =
-        fixture.volume.path("cache").join(fixture.manifest["format"]["UUID"].as_str().unwrap()).join("rawstaging");
-    assert!(staged.is_dir(), "nothing was touched");
+    let home = fixture.volume.path("cache").join(fixture.manifest["format"]["UUID"].as_str().unwrap());
+    // What it had cached would answer in place of what it had staged.
+    fs::remove_dir_all(home.join("raw")).unwrap();
+    let mounted = fixture.volume.mount(&["--writeback", "--enable-xattr"]);
+    let wrong = manifest::differences(&fixture.manifest["tree"], mounted.root(), "");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let objects = fixture.manifest["after_recovery_by_juicefs"]["objects"].as_array().unwrap();
+    let right: BTreeSet<String> = objects
+        .iter()
+        .map(|o| o.as_str().unwrap().trim_start_matches("sqlite-writeback-crash/").to_owned())
+        .filter(|key| key.starts_with("chunks/"))
+        .collect();
+    crate::support::eventually("all is uploaded", crate::support::PATIENCE, || {
+        let there: BTreeSet<String> = fixture.objects().into_iter().filter(|key| key.starts_with("chunks/")).collect();
+        (there == right).then_some(())
+    });
+    mounted.unmount();
+    assert_eq!(cairn_staged(&home), Vec::<std::path::PathBuf>::new());
+    let mounted = fixture.volume.mount(&["--cache-dir", "memory", "--enable-xattr", "--read-only"]);
+    let wrong = manifest::differences(&fixture.manifest["tree"], mounted.root(), "");
+    assert!(wrong.is_empty(), "from the store alone:\n{}", wrong.join("\n"));
+}
+
+/// Files left below `rawstaging`.
+fn cairn_staged(home: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut left = Vec::new();
+    let mut todo = vec![home.join("rawstaging")];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.path().is_dir() { todo.push(entry.path()) } else { left.push(entry.path()) }
+        }
+    }
+    left
 }
 
 #[test]

@@ -13,3 +13,4 @@ mod mount;
 mod posix;
 mod sim;
 mod support;
+mod write_back;

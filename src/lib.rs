@@ -16,7 +16,6 @@ pub mod create;
 mod error;
 mod memory;
 mod metrics;
-mod replay;
 mod session;
 mod staging;
 mod storage;

@@ -25,7 +25,7 @@ use crate::control::Commands;
 use crate::error::refused;
 use crate::metrics::{Exporter, Sources};
 use crate::storage::{Failing, bandwidth, check_bucket, check_supported};
-use crate::{Result, metrics, replay, session, staging, storage};
+use crate::{Result, metrics, session, staging, storage};
 
 /// Read-ahead of one reader, in blocks, if not set.
 const READAHEAD_BLOCKS: u64 = 8;
@@ -97,7 +97,7 @@ impl Volume {
         if !config.client.read_only {
             let info = session::info(env, &config.client.mountpoint, config.write_back.enabled);
             meta.start_session(info).await?;
-            replay::run(&meta, &chunks, recovered).await?;
+            cairn_vfs::replay(&meta, &chunks, recovered).await?;
         }
         let upkeep = start_upkeep(env, &meta, &chunks, &config);
         let sources = Sources {

@@ -27,7 +27,7 @@ mod slice_writer;
 mod staging;
 mod stats;
 
-pub use cairn_cache::journal::{Intent, IntentId, IntentSlice};
+pub use cairn_cache::journal::{Intent, IntentId, IntentSlice, Recovered};
 pub use chunk_store::{ChunkStore, Depth};
 pub use config::Config;
 pub use error::{Error, Result};

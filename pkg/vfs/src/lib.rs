@@ -37,6 +37,7 @@ mod pending;
 mod ranges;
 mod readahead;
 mod reader;
+mod replay;
 mod resize;
 mod seek;
 #[cfg(test)]
@@ -56,6 +57,7 @@ pub use dir::DirEntry;
 pub use error::{Error, Result};
 pub use handle::{Fh, OpenFlags, Opened};
 pub use locks::LockRange;
+pub use replay::{Replayed, replay};
 pub use seek::Whence;
 pub use virtual_files::{VIRTUAL_CONFIG, VIRTUAL_CONTROL, VIRTUAL_LOG, VIRTUAL_STATS};
 

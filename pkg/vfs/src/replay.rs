@@ -9,8 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cairn_cache::journal::Recovered;
-use cairn_chunk::{ChunkStore, Intent, IntentSlice};
+use cairn_chunk::{ChunkStore, Intent, IntentSlice, Recovered};
 use cairn_meta::{Durability, Error as MetaError, Meta, NewSlice};
 use cairn_types::{Attr, Ino, Timestamp};
 
@@ -18,11 +17,11 @@ use crate::Result;
 
 /// What became of the notes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) struct Outcome {
+pub struct Replayed {
     /// Commits done again.
-    pub(crate) committed: usize,
+    pub committed: usize,
     /// Set aside, because somebody else has changed the file.
-    pub(crate) set_aside: usize,
+    pub set_aside: usize,
 }
 
 /// What became of one note.
@@ -34,12 +33,12 @@ enum Fate {
     SetAside,
 }
 
-/// Goes through the notes, oldest first.
+/// Goes through the notes, oldest first. To be called before anybody sees the volume.
 ///
 /// # Errors
 /// The engine cannot be asked. What was not settled is found again at the next mount.
-pub(crate) async fn run(meta: &Meta, chunks: &Arc<ChunkStore>, recovered: Recovered) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
+pub async fn replay(meta: &Meta, chunks: &Arc<ChunkStore>, recovered: Recovered) -> Result<Replayed> {
+    let mut outcome = Replayed::default();
     // Modification times that our own commits have given to each file.
     let mut own: HashMap<Ino, HashSet<Timestamp>> = HashMap::new();
     for intent in &recovered.settled {
@@ -55,8 +54,8 @@ pub(crate) async fn run(meta: &Meta, chunks: &Arc<ChunkStore>, recovered: Recove
         own.extend(times(&intent));
         chunks.settle(id).await;
     }
-    if outcome != Outcome::default() {
-        let Outcome { committed, set_aside } = outcome;
+    if outcome != Replayed::default() {
+        let Replayed { committed, set_aside } = outcome;
         tracing::info!(committed, set_aside, "commits that were cut off have been done again");
     }
     Ok(outcome)
