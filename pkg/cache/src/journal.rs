@@ -37,7 +37,7 @@ pub use door::{Door, DoorFile, RealDoor};
 pub use format::{Intent, IntentSlice};
 pub use log::Refused;
 #[cfg(any(test, feature = "testing"))]
-pub use simulated::SimulatedDisk;
+pub use simulated::{Call, SimulatedDisk};
 
 use format::{Header, Kind};
 use log::{Log, Place, Rules};

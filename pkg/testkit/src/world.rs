@@ -44,6 +44,8 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Blocks are staged on a disk that forgets what was not synced.
     pub write_back: bool,
+    /// A canary: that disk says that it has synced, and has not.
+    pub idle_disk: bool,
     /// A canary: the store loses an object whenever the client goes.
     pub forgetful: bool,
 }
@@ -51,7 +53,15 @@ pub struct Options {
 impl Options {
     /// A quiet world.
     pub fn quiet(engine: EngineKind) -> Options {
-        Options { engine, faults: false, compression: "lz4", cache_bytes: 1 << 20, write_back: false, forgetful: false }
+        Options {
+            engine,
+            faults: false,
+            compression: "lz4",
+            cache_bytes: 1 << 20,
+            write_back: false,
+            idle_disk: false,
+            forgetful: false,
+        }
     }
 
     /// One whose store is slow and fails.
@@ -98,6 +108,9 @@ impl World {
     pub fn new(seed: u64, options: Options) -> Result<World, String> {
         let folder = (options.engine == EngineKind::Sqlite).then(tempfile::tempdir).transpose().map_err(words)?;
         let disk = SimulatedDisk::new();
+        if options.idle_disk {
+            disk.idle_all_syncs();
+        }
         let mut world =
             World { seed, options, lives: 0, lived: Duration::ZERO, life: None, memory: None, folder, disk };
         world.live(Objects::new(), true)?;
