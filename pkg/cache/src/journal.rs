@@ -88,7 +88,7 @@ pub struct Recovered {
     /// Intents whose commit may or may not have happened, oldest first.
     pub open: Vec<(IntentId, Intent)>,
     /// Intents that are known to have been committed, as far as the journal still has them.
-    pub settled: Vec<Intent>,
+    pub settled: Vec<(IntentId, Intent)>,
     /// The highest slice id in it.
     pub highest: Option<SliceId>,
     /// Blocks to upload.
@@ -431,7 +431,7 @@ fn take_over(door: &dyn Door, volume: &str) -> Result<(Box<dyn Send + Sync>, Tak
 struct Replay {
     blocks: Vec<(BlockKey, Place)>,
     open: Vec<(IntentId, Intent, u64)>,
-    settled: Vec<Intent>,
+    settled: Vec<(IntentId, Intent)>,
     named: HashSet<SliceId>,
     highest: Option<SliceId>,
     next_intent: u64,
@@ -481,7 +481,7 @@ impl Replay {
         Ok(Replay {
             blocks: blocks.into_values().collect(),
             open: open.into_iter().map(|(id, (intent, segment))| (id, intent, segment)).collect(),
-            settled: done.into_iter().map(|(_, (intent, _))| intent).collect(),
+            settled: done.into_iter().map(|(id, (intent, _))| (id, intent)).collect(),
             named,
             highest,
             next_intent,

@@ -277,7 +277,7 @@ impl World {
         let chunk = if self.options.write_back {
             let (journal, recovered) =
                 Journal::open(&env, self.disk.door(), journal_settings(&setting)).await.map_err(words)?;
-            let staging = Staging::new(staging_rules(), Some(journal), RawStaging::default());
+            let staging = Staging::new(staging_rules(self.seed), Some(journal), RawStaging::default());
             let chunk = ChunkStore::with_staging(env.clone(), limited, cache.clone(), config, Some(staging));
             cairn_vfs::replay(&meta, &chunk, recovered).await.map_err(words)?;
             chunk
@@ -403,10 +403,11 @@ fn journal_settings(setting: &Format) -> Settings {
     Settings { volume: setting.uuid.clone(), segment_bytes: 1 << 20, staged_bytes_max: 0, keep_free: 0.0 }
 }
 
-fn staging_rules() -> StagingRules {
+/// In every other world blocks stay on the disk for an hour: there it is the only one that has them.
+fn staging_rules(seed: u64) -> StagingRules {
     StagingRules {
         write_back: true,
-        upload_delay: Duration::ZERO,
+        upload_delay: Duration::from_secs(seed % 2 * 3600),
         upload_hours: None,
         threshold_bytes: 0,
         stage_writes_max: 1000,

@@ -9,9 +9,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cairn_chunk::{ChunkStore, Intent, IntentSlice, Recovered};
+use cairn_chunk::{ChunkStore, Intent, IntentId, IntentSlice, Recovered};
 use cairn_meta::{Durability, Error as MetaError, Meta, NewSlice};
-use cairn_types::{Attr, Ino, Timestamp};
+use cairn_types::{Attr, ChunkIndex, Ino, SliceId, Timestamp};
 
 use crate::Result;
 
@@ -39,17 +39,20 @@ enum Fate {
 /// The engine cannot be asked. What was not settled is found again at the next mount.
 pub async fn replay(meta: &Meta, chunks: &Arc<ChunkStore>, recovered: Recovered) -> Result<Replayed> {
     let mut outcome = Replayed::default();
+    let known = Known::of(meta, &recovered).await?;
     // Modification times that our own commits have given to each file.
     let mut own: HashMap<Ino, HashSet<Timestamp>> = HashMap::new();
-    for intent in &recovered.settled {
+    for (_, intent) in &recovered.settled {
         own.entry(intent.ino).or_default().extend(times(intent));
     }
     for (id, intent) in recovered.open {
         let own = own.entry(intent.ino).or_default();
-        match again(meta, chunks, &intent, own).await? {
-            Fate::Settled => {}
-            Fate::Committed => outcome.committed += 1,
-            Fate::SetAside => outcome.set_aside += 1,
+        if !known.has_happened(id, &intent) {
+            match again(meta, chunks, &intent, own).await? {
+                Fate::Settled => {}
+                Fate::Committed => outcome.committed += 1,
+                Fate::SetAside => outcome.set_aside += 1,
+            }
         }
         own.extend(times(&intent));
         chunks.settle(id).await;
@@ -59,6 +62,35 @@ pub async fn replay(meta: &Meta, chunks: &Arc<ChunkStore>, recovered: Recovered)
         tracing::info!(committed, set_aside, "commits that were cut off have been done again");
     }
     Ok(outcome)
+}
+
+/// The newest note about each file whose commit is known to have happened. Commits of a file happen in
+/// the order of their notes, so the older ones have happened too, whatever the file shows by now:
+/// compaction may have swallowed their slices, and newer writes lie on top.
+struct Known(HashMap<Ino, IntentId>);
+
+impl Known {
+    async fn of(meta: &Meta, recovered: &Recovered) -> Result<Known> {
+        let mut newest: HashMap<Ino, IntentId> = HashMap::new();
+        let mut note = |ino: Ino, id: IntentId| {
+            let known = newest.entry(ino).or_insert(id);
+            *known = id.max(*known);
+        };
+        recovered.settled.iter().for_each(|(id, intent)| note(intent.ino, *id));
+        for (id, intent) in &recovered.open {
+            let final_time = intent.set_mtime.or_else(|| intent.slices.iter().map(|s| s.mtime).max());
+            match meta.getattr(intent.ino).await {
+                Ok(attr) if Some(attr.mtime) == final_time => note(intent.ino, *id),
+                Ok(_) | Err(MetaError::NoEntry) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Known(newest))
+    }
+
+    fn has_happened(&self, id: IntentId, intent: &Intent) -> bool {
+        self.0.get(&intent.ino).is_some_and(|newest| id <= *newest)
+    }
 }
 
 fn times(intent: &Intent) -> impl Iterator<Item = Timestamp> {
@@ -82,7 +114,7 @@ async fn again(meta: &Meta, chunks: &Arc<ChunkStore>, intent: &Intent, own: &mut
         }
     }
     if !is_ours(&attr, intent, own) {
-        set_aside(chunks, intent, &missing).await;
+        set_aside(chunks, intent, missing).await;
         return Ok(Fate::SetAside);
     }
     let slices = missing.iter().map(|s| NewSlice { index: s.index, record: s.record, mtime: s.mtime }).collect();
@@ -91,7 +123,7 @@ async fn again(meta: &Meta, chunks: &Arc<ChunkStore>, intent: &Intent, own: &mut
         // Refused for good: it would have been then, too.
         Err(error @ (MetaError::NoEntry | MetaError::NoSpace | MetaError::Quota)) => {
             tracing::warn!(ino = intent.ino.0, %error, "an unfinished write is refused");
-            set_aside(chunks, intent, &missing).await;
+            set_aside(chunks, intent, missing).await;
             return Ok(Fate::SetAside);
         }
         Err(error) => return Err(error.into()),
@@ -99,21 +131,19 @@ async fn again(meta: &Meta, chunks: &Arc<ChunkStore>, intent: &Intent, own: &mut
     Ok(Fate::Committed)
 }
 
-/// Records that the file does not show.
-async fn missing(meta: &Meta, intent: &Intent) -> Result<Vec<IntentSlice>> {
-    let mut missing = Vec::new();
-    let mut lists: HashMap<_, HashSet<_>> = HashMap::new();
+/// Records that the file does not show yet: those behind the last one it shows, since they are committed
+/// in order.
+async fn missing<'a>(meta: &Meta, intent: &'a Intent) -> Result<&'a [IntentSlice]> {
+    let mut lists: HashMap<ChunkIndex, HashSet<(SliceId, u32, u32)>> = HashMap::new();
     for slice in &intent.slices {
         if !lists.contains_key(&slice.index) {
             let records = meta.raw_slices(intent.ino, slice.index).await?;
             lists.insert(slice.index, records.iter().map(|r| (r.id, r.pos, r.off)).collect());
         }
-        let r = &slice.record;
-        if !lists[&slice.index].contains(&(r.id, r.pos, r.off)) {
-            missing.push(*slice);
-        }
     }
-    Ok(missing)
+    let is_shown = |s: &IntentSlice| lists[&s.index].contains(&(s.record.id, s.record.pos, s.record.off));
+    let first_missing = intent.slices.iter().rposition(is_shown).map_or(0, |last| last + 1);
+    Ok(&intent.slices[first_missing..])
 }
 
 /// Has nobody but us changed the content since? Every change of content moves the time.

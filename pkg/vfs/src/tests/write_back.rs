@@ -104,6 +104,7 @@ async fn what_somebody_else_wrote_meanwhile_stays_and_ours_is_set_aside() {
     writer.flush(fh).await.expect("the journal takes it");
     writer.die().await;
     disk.killed();
+    world.env.sleep(Duration::from_millis(1)).await;
     let other = world.open(ino).await;
     world.write(other, 0, b"theirs").await;
     world.close(other).await;
