@@ -96,6 +96,8 @@ fn a_journal_left_behind_is_found_by_the_next_mount_and_by_nobody_else_meanwhile
     write_synced(&mounted.path("a"), &bytes(1, 300_000));
     assert!(stat(&mounted, "staging_block_bytes") >= 300_000);
     assert_eq!(volume.blocks().len(), 0, "nothing is uploaded before its delay is over");
+    let status: serde_json::Value = serde_json::from_str(&cairn(["status", volume.url()]).ok()).expect("JSON");
+    assert_eq!(status["Sessions"][0]["Staged"]["Blocks"], 1, "{status}");
     let fsck = cairn(["fsck", volume.url()]);
     assert!(fsck.code == 1 && fsck.err.contains("may be on their way"), "{}\n{}", fsck.out, fsck.err);
     // Another mount of the same directory cannot stage there; without --writeback it may use the cache.

@@ -316,6 +316,7 @@ impl Meta {
             return Ok(false);
         }
         self.run_durable(take(highest.0 - first + 1), Durability::Power).await?;
+        self.slices.fill(first, 0);
         Ok(true)
     }
 

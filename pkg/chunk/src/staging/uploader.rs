@@ -29,6 +29,9 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Uploader {
     /// Failed tries, and when the next is due.
     resting: Mutex<HashMap<BlockKey, (u32, Instant)>>,
+    /// After a failure nothing is begun until then, unless something succeeds: the store may be away,
+    /// and what waits is not gone through again and again.
+    paused_until: Mutex<Option<Instant>>,
     wake: Notify,
 }
 
@@ -210,6 +213,11 @@ impl Uploader {
     /// The oldest block that may go now.
     fn next(&self, store: &ChunkStore, staging: &Staging) -> Next {
         let env = store.env();
+        if let Some(until) = *self.paused_until.lock()
+            && let Some(left) = until.checked_duration_since(env.instant()).filter(|left| !left.is_zero())
+        {
+            return Next::Wait(left);
+        }
         let hurry = staging.hurry.load(std::sync::atomic::Ordering::Acquire);
         let is_open = hurry || staging.rules.upload_hours.is_none_or(|hours| hours.include(env.now()));
         let is_free = |key: BlockKey| {
@@ -246,14 +254,19 @@ impl Uploader {
     async fn upload(&self, store: &ChunkStore, staging: &Staging, key: BlockKey) {
         let outcome = store.upload(staging, key).await;
         match outcome {
-            Ok(()) => _ = self.resting.lock().remove(&key),
+            Ok(()) => {
+                self.resting.lock().remove(&key);
+                *self.paused_until.lock() = None;
+            }
             Err(error) => {
                 add(&staging.counters.upload_errors, 1);
                 let mut resting = self.resting.lock();
                 let tries = resting.get(&key).map_or(0, |(tries, _)| *tries) + 1;
                 let pause = RETRY_FIRST.saturating_mul(1 << tries.min(6)).min(RETRY_LAST);
                 tracing::warn!(%key, tries, %error, "a staged block could not be uploaded: it stays on this disk");
-                resting.insert(key, (tries, store.env().instant() + store.env().jitter(pause, 20)));
+                let due = store.env().instant() + store.env().jitter(pause, 20);
+                resting.insert(key, (tries, due));
+                *self.paused_until.lock() = Some(due);
             }
         }
         staging.uploading.lock().remove(&key);
