@@ -113,6 +113,31 @@ fn what_a_dead_juicefs_staged_is_read_and_uploaded() {
     assert!(wrong.is_empty(), "from the store alone:\n{}", wrong.join("\n"));
 }
 
+/// A process that calls itself juicefs and has a session of this volume on this machine may still upload.
+#[test]
+fn what_a_living_juicefs_staged_is_left_alone() {
+    let fixture = fixture("sqlite-writeback-crash");
+    fixture.unpack("cache.tar.zst", &fixture.volume.path("cache"));
+    let home = fixture.volume.path("cache").join(fixture.manifest["format"]["UUID"].as_str().unwrap());
+    let program = fixture.volume.path("juicefs");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let mut living = Command::new(&program).arg("600").spawn().unwrap();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let info = serde_json::json!({"Version": "1.4.1", "HostName": host, "MountPoint": "/m", "ProcessID": living.id()});
+    let db = rusqlite::Connection::open(fixture.volume.database()).unwrap();
+    let row = "insert into jfs_session2 (sid, expire, info) values (900, 4000000000, ?1)";
+    db.execute(row, [info.to_string().into_bytes()]).unwrap();
+    drop(db);
+    let before = cairn_staged(&home);
+    assert!(before.len() > 40);
+    let mounted = fixture.volume.mount(&["--writeback"]);
+    assert!(mounted.said().contains("still running"), "{}", mounted.said());
+    mounted.unmount();
+    assert_eq!(cairn_staged(&home), before);
+    living.kill().unwrap();
+    living.wait().unwrap();
+}
+
 /// Files left below `rawstaging`.
 fn cairn_staged(home: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut left = Vec::new();
