@@ -18,47 +18,20 @@ pub enum Key {
     Attr(Ino),
     Entry(Ino, Vec<u8>),
     DirIsEmpty(Ino),
-    Entries {
-        dir: Ino,
-        after: Vec<u8>,
-        limit: usize,
-        plus: bool,
-    },
+    Entries { dir: Ino, after: Vec<u8>, limit: usize, plus: bool },
     Parents(Ino),
     Symlink(Ino),
     Xattr(Ino, Vec<u8>),
     XattrNames(Ino),
     Slices(Ino, ChunkIndex),
-    Chunks {
-        ino: Ino,
-        from: ChunkIndex,
-        limit: usize,
-    },
+    Chunks { ino: Ino, from: ChunkIndex, limit: usize },
     SliceRefs(SliceRef),
-    UnownedSlices {
-        after: SliceId,
-        limit: usize,
-    },
-    SliceRecords {
-        after: SliceId,
-        limit: usize,
-    },
-    ScanChunks {
-        after: (Ino, ChunkIndex),
-        limit: usize,
-    },
-    ScanAttrs {
-        after: Ino,
-        limit: usize,
-    },
-    DeletedFiles {
-        until: i64,
-        limit: usize,
-    },
-    Delayed {
-        until: i64,
-        limit: usize,
-    },
+    UnownedSlices { after: SliceId, limit: usize },
+    SliceRecords { after: SliceId, limit: usize },
+    ScanChunks { after: (Ino, ChunkIndex), limit: usize },
+    ScanAttrs { after: Ino, limit: usize },
+    DeletedFiles { until: i64, limit: usize },
+    Delayed { until: i64, limit: usize },
     Counter(Counter),
     DirStat(Ino),
     Quota(QuotaKey),
@@ -203,10 +176,7 @@ pub enum Verb {
     RemoveDetached(Ino),
     PutSetting(String),
     LogChange(String),
-    TrimChangeLog {
-        before_secs: i64,
-        keep_lines: u64,
-    },
+    TrimChangeLog { before_secs: i64, keep_lines: u64 },
 }
 
 /// One transaction, ready to be applied.
