@@ -52,16 +52,23 @@ posix: ## the outside suites, whole
 	@integration/tools/setup test
 	CAIRN_WHOLE=1 cargo test --test integration -- posix:: --test-threads=1 --nocapture
 
-crash: ## kill -9 at random moments, whole
+crash: ## kill -9 and power cuts at random moments, whole: SEED=n SECS=n
 	@integration/tools/setup test
-	CAIRN_SECS=$(SECS) cargo test --test integration -- crash:: --test-threads=1 --nocapture
+	CAIRN_WHOLE=1 CAIRN_SEED=$(SEED) CAIRN_SECS=$(SECS) cargo test --test integration -- crash:: --test-threads=1 --nocapture
 
-bench: ## each row beside its floor, measured in the same run: ROWS="write read names listing start memory"
-	@integration/tools/setup build
+engines: ## every engine on its real server, whole, with its round trips
+	@integration/tools/setup test
+	cargo test -p cairn-meta
+	CAIRN_WHOLE=1 cargo test --test integration -- engines:: --test-threads=2 --show-output
+	cargo test --test integration -- compat:: --test-threads=2
+
+bench: ## each row beside its floor, measured in the same run: ROWS="write read encryption names listing engines start memory"
+	@integration/tools/setup bench
 	cargo bench --bench bench -- $(ROWS)
 
-fuzz: ## not there yet
-	@echo "fuzzing is not set up yet: decoders are covered by property tests ('make quick')"
+fuzz: ## every decoder fed with mutated bytes, guided by coverage: SEED=n SECS=n
+	@integration/tools/setup fuzz
+	@integration/tools/fuzz $(SECS) $(SEED)
 
 doc: ## the documentation of every crate
 	cargo doc --workspace --no-deps
@@ -69,4 +76,4 @@ doc: ## the documentation of every crate
 ci: ## what every submission must pass
 	.ci/run
 
-.PHONY: help demo test check audit build quick mount model sim posix crash bench fuzz doc ci
+.PHONY: help demo test check audit build quick mount model sim posix crash engines bench fuzz doc ci

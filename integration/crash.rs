@@ -1,12 +1,15 @@
 //! `kill -9` at random moments under load: what was fsynced is there with the right bytes, what was
 //! not is absent or old and never garbage, `fsck` is clean, and `gc` finds what was left behind.
+//! `power_cut` does the same to the machine.
+
+mod power_cut;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -23,18 +26,24 @@ const PIECES: u64 = 16;
 
 #[test]
 fn what_was_fsynced_survives_kill_9() {
-    for_seeds(Duration::from_secs(20), |seed| survive_some_deaths(seed, 3, &[]));
+    for_seeds(Duration::from_secs(20), |seed| survive_some_deaths(&Volume::new(&["--compress", "lz4"]), seed, 3));
 }
 
 /// In write-back mode a file is safe from kill -9 as soon as it is closed, store or no store.
 #[test]
 fn what_was_closed_survives_kill_9_in_write_back_mode() {
-    for_seeds(Duration::from_secs(20), |seed| survive_some_deaths(seed ^ 77, 3, &["--writeback"]));
+    for_seeds(Duration::from_secs(20), |seed| {
+        survive_deaths_of(&Volume::new(&["--compress", "lz4"]), seed ^ 77, 3, &["--writeback"]);
+    });
 }
 
-fn survive_some_deaths(seed: u64, deaths: u64, flags: &[&str]) {
+/// Kills a mount of an empty volume so many times, and looks after each.
+pub(crate) fn survive_some_deaths(volume: &Volume, seed: u64, deaths: u64) {
+    survive_deaths_of(volume, seed, deaths, &[]);
+}
+
+fn survive_deaths_of(volume: &Volume, seed: u64, deaths: u64, flags: &[&str]) {
     let by_close = flags.contains(&"--writeback");
-    let volume = Volume::new(&["--compress", "lz4"]);
     let mut chance = Chance::new(seed);
     let manifest = Manifest::default();
     for death in 0..deaths {
@@ -59,25 +68,51 @@ fn survive_some_deaths(seed: u64, deaths: u64, flags: &[&str]) {
     cairn([Path::new("umount"), mounted.root(), Path::new("--flush")]).ok();
     drop(mounted);
     volume.fsck_is_clean();
-    collect(&volume);
+    collect(volume);
     let mounted = volume.mount(&["--read-only"]);
     manifest.verify(mounted.root());
     mounted.unmount();
     volume.fsck_is_clean();
 }
 
+/// `cairn gc`, which takes nothing for too young.
+fn gc(volume: &Volume, flags: &[&str]) -> Value {
+    let mut command = crate::support::binary();
+    command.env("JFS_GC_SKIPPEDTIME", "0").args(["gc", volume.url(), "--json"]).args(flags);
+    serde_json::from_str(&crate::support::finish(&mut command).ok()).expect("gc --json prints JSON")
+}
+
 /// Blocks that were stored and never named: gc finds them all, and then no more.
 fn collect(volume: &Volume) {
-    let gc = |flags: &[&str]| -> Value {
-        let mut command = crate::support::binary();
-        command.env("JFS_GC_SKIPPEDTIME", "0").args(["gc", volume.url(), "--json"]).args(flags);
-        serde_json::from_str(&crate::support::finish(&mut command).ok()).expect("gc --json prints JSON")
-    };
+    let gc = |flags: &[&str]| gc(volume, flags);
     let found = gc(&[])["leaked"]["count"].as_u64().expect("a count");
     assert_eq!(gc(&["--delete"])["deleted"]["count"].as_u64(), Some(found));
     assert_eq!(gc(&[])["leaked"]["count"], 0);
     let used = gc(&[])["valid"]["count"].as_u64().expect("a count");
     assert_eq!(volume.blocks().len() as u64, used, "what is left is what files show");
+}
+
+#[test]
+fn what_a_killed_put_left_behind_is_collected_after_an_hour() {
+    let volume = Volume::new(&[]);
+    let folder = volume.store().join("test-volume/chunks/0/0");
+    fs::create_dir_all(&folder).expect("the store is ours");
+    let left = |name: &str, hours: u64| {
+        let path = folder.join(name);
+        fs::write(&path, "part of a block").expect("the store is ours");
+        let now = path.metadata().and_then(|m| m.modified()).expect("it was just made");
+        let then = now - Duration::from_secs(hours * 3600 + 60);
+        File::options().write(true).open(&path).and_then(|f| f.set_modified(then)).expect("its time can be set");
+        path
+    };
+    let old = left(".jfs.7_0_4194304.tmp.11", 1);
+    // A writer may still be at work on this one, and nobody's name is left alone.
+    let (young, foreign) = (left(".jfs.8_0_4194304.tmp.12", 0), left(".hidden", 9));
+    let gc = |flags: &[&str]| gc(&volume, flags);
+    assert_eq!(gc(&[])["unfinished"]["count"], 1);
+    assert!(old.exists(), "a dry run deletes nothing");
+    assert_eq!(gc(&["--delete"])["deleted"]["count"], 1);
+    assert_eq!((old.exists(), young.exists(), foreign.exists()), (false, true, true));
 }
 
 /// What was promised: only after the fsync of a file and of its directory returned.
@@ -87,11 +122,30 @@ struct Manifest {
     /// For each piece of the overwritten file: the version last fsynced, and the one last begun.
     versions: Mutex<Vec<(u64, u64)>>,
     count: AtomicU64,
+    disk: AtomicU8,
 }
+
+/// States of the disk: it works, it is being cut, it is dead.
+const WORKS: u8 = 0;
+const CUTTING: u8 = 1;
+const DEAD: u8 = 2;
 
 impl Manifest {
     fn promised(&self) -> u64 {
         self.count.load(Ordering::SeqCst)
+    }
+
+    fn disk(&self) -> u8 {
+        self.disk.load(Ordering::SeqCst)
+    }
+
+    /// Does a sync that began with the disk as `before` and has succeeded now promise anything?
+    ///
+    /// One that overlaps the cut need not: the cut is no single moment, and ext4 may still report
+    /// success for what it drops meanwhile. After a true one nobody would be there to hear it.
+    fn is_promised(&self, before: u8) -> bool {
+        assert_ne!(before, DEAD, "a sync to a dead disk succeeded");
+        self.disk() == WORKS
     }
 
     fn promise(&self, name: String, seed: u64, len: usize) {
@@ -154,13 +208,15 @@ fn write_until_it_dies(manifest: &Manifest, root: &Path, seed: u64, death: u64, 
     for n in 0.. {
         let (seed, len) = (writer << 32 | death << 24 | n, *chance.pick(&SIZES));
         let name = format!("f-{seed}-{len}");
+        let before = manifest.disk();
         let written = if by_close {
             close_one(root, &name, &bytes(seed, len))
         } else {
             write_one(root, &name, &bytes(seed, len))
         };
         match written {
-            Ok(()) => manifest.promise(name, seed, len),
+            Ok(()) if manifest.is_promised(before) => manifest.promise(name, seed, len),
+            Ok(()) => {}
             Err(e) => return gone(&e),
         }
     }
@@ -202,22 +258,34 @@ fn overwrite_until_it_dies(manifest: &Manifest, root: &Path) {
             for piece in 0..PIECES {
                 file.write_all_at(&content(piece, 0), piece * PIECE_BYTES as u64)?;
             }
+            let before = manifest.disk();
             file.sync_all()?;
             File::open(root)?.sync_all()?;
+            if !manifest.is_promised(before) {
+                return Ok(());
+            }
             *manifest.versions.lock().expect("no writer panics") = vec![(0, 0); PIECES as usize];
         }
         for round in 0.. {
-            for piece in [round % PIECES, (round * 7 + 3) % PIECES] {
+            let pieces = [round % PIECES, (round * 7 + 3) % PIECES];
+            let mut written = Vec::new();
+            for piece in pieces {
                 let version = {
                     let mut versions = manifest.versions.lock().expect("no writer panics");
                     versions[piece as usize].1 += 1;
                     versions[piece as usize].1
                 };
                 file.write_all_at(&content(piece, version), piece * PIECE_BYTES as u64)?;
+                written.push((piece, version));
             }
+            let before = manifest.disk();
             file.sync_data()?;
-            for version in manifest.versions.lock().expect("no writer panics").iter_mut() {
-                version.0 = version.1;
+            if !manifest.is_promised(before) {
+                continue;
+            }
+            // Only these: what was begun before an earlier death may never have got there.
+            for (piece, version) in written {
+                manifest.versions.lock().expect("no writer panics")[piece as usize].0 = version;
             }
         }
         Ok(())
@@ -234,7 +302,6 @@ fn gone(e: &std::io::Error) {
     assert!(expected.contains(&e.raw_os_error().unwrap_or(0)), "a writer failed before the daemon died: {e}");
 }
 
-/// The machine's cut cannot be had without root's loop devices; the process's death can.
 #[test]
 fn a_database_killed_in_the_middle_opens_again() {
     let volume = Volume::new(&[]);

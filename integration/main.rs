@@ -7,7 +7,11 @@
 mod arrows;
 mod compat;
 mod crash;
+mod encryption;
+mod engines;
 mod faults;
+#[path = "fuzzing.rs"]
+mod fuzz;
 mod model;
 mod mount;
 mod posix;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cairn_cache::BlockCache;
 use cairn_chunk::ChunkStore;
+use cairn_crypt::Passphrase;
 use cairn_env::Env;
 use cairn_meta::Meta;
 use cairn_meta::txn::Engine;
@@ -13,7 +14,7 @@ use cairn_types::Format;
 use crate::config::Config;
 use crate::storage::{self, Failing, check_supported};
 use crate::volume::chunk_config;
-use crate::{Error, Result};
+use crate::{Error, Result, keys};
 
 /// An open volume for commands.
 pub struct Admin {
@@ -53,17 +54,21 @@ impl Admin {
     }
 
     /// The object store with time limits and retries, and blocks over it without a disk cache.
+    /// `passphrase` unlocks the private key of an encrypted volume.
     ///
     /// # Errors
     /// A sentence, at once, if the bucket is missing, another volume's or cannot be read.
-    pub async fn data(&self) -> Result<(Arc<dyn ObjectStore>, Arc<ChunkStore>)> {
+    pub async fn data(&self, passphrase: &Passphrase) -> Result<(Arc<dyn ObjectStore>, Arc<ChunkStore>)> {
         let format = opened(&self.meta.format())?;
         check_supported(&format)?;
         // Asked without retries: those would take a minute to find out.
-        storage::check_owner(&self.env, &format, &self.config.storage, Failing::Refuse).await?;
-        let store = storage::open(&self.env, &format, &self.config.storage, &Dials::default())?;
-        let cache = BlockCache::open(self.env.clone(), no_cache(&format))?;
-        let chunks = ChunkStore::new(self.env.clone(), store.clone(), cache, chunk_config(&self.config, &format)?);
+        let (env, storage) = (&self.env, &self.config.storage);
+        let cipher = keys::cipher(env, &format, passphrase).await?;
+        storage::check_owner(env, &format, storage, cipher.as_ref(), Failing::Refuse).await?;
+        let store = storage::open(env, &format, storage, &Dials::default())?;
+        let cache = BlockCache::open(env.clone(), no_cache(&format))?;
+        let settings = chunk_config(&self.config, &format)?;
+        let chunks = ChunkStore::with_cipher(env.clone(), store.clone(), cache, settings, cipher);
         Ok((store, chunks))
     }
 
@@ -108,19 +113,44 @@ pub(crate) fn opened(format: &Format) -> Result<Format> {
     Ok(cairn_meta::secret::revealed(format)?)
 }
 
+/// The same for who is about to change it: secrets that a dump has stripped are empty, not an error.
+/// What is to be stored then goes through [`given_again`].
+pub(crate) fn opened_to_change(format: &Format) -> Result<Format> {
+    let mut stripped = format.clone();
+    for secret in [&mut stripped.secret_key, &mut stripped.session_token, &mut stripped.encrypt_key] {
+        if secret == cairn_meta::secret::REMOVED {
+            secret.clear();
+        }
+    }
+    opened(&stripped)
+}
+
+/// Refuses `wanted` if it still lacks a secret that was stripped from `stored`. A token may stay away:
+/// its time is over most likely.
+pub(crate) fn given_again(stored: &Format, wanted: &Format) -> Result<()> {
+    let is_missing = |had: &str, has: &str| had == cairn_meta::secret::REMOVED && has.is_empty();
+    if is_missing(&stored.secret_key, &wanted.secret_key) || is_missing(&stored.encrypt_key, &wanted.encrypt_key) {
+        // It says which, and what to do.
+        opened(stored)?;
+    }
+    Ok(())
+}
+
 /// A copy of the setting as it is stored: secrets encrypted.
 pub(crate) fn sealed(env: &Env, format: &Format) -> Result<Format> {
     Ok(cairn_meta::secret::hidden(env, format)?)
 }
 
 impl Admin {
-    /// The setting with its secrets in the clear.
-    pub fn revealed(&self) -> Result<Format> {
-        opened(&self.meta.format())
+    /// The setting with its secrets in the clear. What a dump has stripped is empty, and
+    /// [`Admin::store_sealed`] wants it given again.
+    pub fn revealed_to_change(&self) -> Result<Format> {
+        opened_to_change(&self.meta.format())
     }
 
     /// Stores a setting whose secrets are in the clear; they are encrypted on the way.
     pub async fn store_sealed(&self, format: &Format, reset_dir_stats: bool) -> Result<Format> {
+        given_again(&self.meta.format(), format)?;
         let sealed = sealed(&self.env, format)?;
         cairn_meta::store_format(&self.env, &**self.meta.engine(), &sealed, reset_dir_stats).await?;
         Ok(sealed)
@@ -129,5 +159,23 @@ impl Admin {
     /// Counts what every user and group owns, once the setting says that it is to be kept.
     pub async fn recount_owners(&self) -> Result<()> {
         Ok(cairn_meta::recount_owners(&self.env, &**self.meta.engine(), false).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stripped_secret_has_to_be_given_again() {
+        let removed = || cairn_meta::secret::REMOVED.to_owned();
+        let stored = Format { secret_key: removed(), session_token: removed(), ..Format::default() };
+        assert!(opened(&stored).is_err());
+        let mut wanted = opened_to_change(&stored).expect("it may be changed");
+        assert_eq!((wanted.secret_key.as_str(), wanted.session_token.as_str()), ("", ""));
+        let said = given_again(&stored, &wanted).unwrap_err().to_string();
+        assert!(said.contains("SecretKey"), "{said}");
+        wanted.secret_key = "new".into();
+        given_again(&stored, &wanted).expect("the token may stay away");
     }
 }

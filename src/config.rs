@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cairn_cache::{ChecksumLevel, Eviction};
+use cairn_crypt::Passphrase;
 use cairn_meta::AtimeMode;
 
 /// Everything about one client of one volume.
@@ -47,6 +48,9 @@ pub struct Client {
     /// A directory's times are not moved again within this. Default 100 ms; 0 is exact and makes
     /// creates in one directory wait for each other on network engines.
     pub skip_dir_mtime: Duration,
+    /// How long a directory's attributes may be those that our own last change left, without asking
+    /// the engine. Default 1 s, as the kernel's own cache, whose time it should never exceed.
+    pub own_attr_age: Duration,
 }
 
 /// How the object store is used. `None` means what the volume's setting says.
@@ -74,6 +78,8 @@ pub struct Storage {
     pub download_limit: Option<u64>,
     /// Write, read and delete a probe before opening. Default: no.
     pub check: bool,
+    /// What unlocks the private key of an encrypted volume. Default: none.
+    pub passphrase: Passphrase,
 }
 
 /// Blocks kept nearby.
@@ -128,8 +134,12 @@ pub struct Data {
     pub buffer_bytes: u64,
     /// Blocks that a random read may fetch whole. Default 1.
     pub prefetch: u32,
-    /// Read ahead of one sequential reader, bytes; 0: eight blocks.
+    /// Read ahead of one sequential reader at most, bytes; 0: as much as is worth while, within 40 % of the
+    /// buffer for all readers.
     pub max_readahead_bytes: u64,
+    /// Small writes share objects. Default: yes. Without it each run of a random write is an object of
+    /// its own: more requests, no dead bytes.
+    pub packs: bool,
 }
 
 /// Work nobody waits for.
@@ -167,6 +177,7 @@ impl Config {
                 heartbeat: Duration::from_secs(12),
                 atime: AtimeMode::NoAtime,
                 skip_dir_mtime: Duration::from_millis(100),
+                own_attr_age: Duration::from_secs(1),
             },
             storage: Storage {
                 storage: None,
@@ -180,6 +191,7 @@ impl Config {
                 upload_limit: None,
                 download_limit: None,
                 check: false,
+                passphrase: Passphrase::default(),
             },
             cache: Cache {
                 dirs: vec![],
@@ -188,7 +200,7 @@ impl Config {
                 disk_items: 0,
                 free_space_ratio: 0.1,
                 checksum: ChecksumLevel::Extend,
-                eviction: Eviction::TwoRandom,
+                eviction: Eviction::default(),
                 file_mode: 0o600,
                 keep_written: false,
             },
@@ -200,7 +212,7 @@ impl Config {
                 stage_writes_max: 1000,
                 staged_bytes_max: 0,
             },
-            data: Data { buffer_bytes: 300 * MIB, prefetch: 1, max_readahead_bytes: 0 },
+            data: Data { buffer_bytes: 300 * MIB, prefetch: 1, max_readahead_bytes: 0, packs: true },
             jobs: Jobs { no_bgjob: false, max_deletes: 10 },
             internal: Internal::default(),
         }

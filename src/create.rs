@@ -1,14 +1,16 @@
 //! Making a volume: the bucket is tried and marked before the metadata names it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use cairn_crypt::{Cipher, Passphrase};
 use cairn_env::Env;
 use cairn_object::ObjectStore;
 use cairn_types::Format;
 
 use crate::error::{Error, refused};
 use crate::storage::{check_bucket, check_supported, location};
-use crate::{Result, admin};
+use crate::{Result, admin, keys};
 
 /// A SQLite database without tables is one page, or nothing.
 const DATABASE_HEADER_BYTES: u64 = 4096;
@@ -25,7 +27,7 @@ pub enum Created {
 }
 
 /// How to treat what is there.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Change what an existing volume must not change, and take a bucket that is not empty.
     pub force: bool,
@@ -33,6 +35,8 @@ pub struct Options {
     pub no_update: bool,
     /// Do not touch the bucket.
     pub no_check: bool,
+    /// What unlocks the private key of a volume that is to be encrypted.
+    pub passphrase: Passphrase,
 }
 
 /// Makes the volume that `wish` asks for at `meta_url`, or changes the setting of the one that is
@@ -71,17 +75,32 @@ async fn make<E: From<Error>>(
     if let Some(stored) = stored.as_ref().filter(|_| options.no_update) {
         return Ok(Created::Kept(stored.clone()));
     }
-    let old = stored.as_ref().map(admin::opened).transpose()?;
+    let old = stored.as_ref().map(admin::opened_to_change).transpose()?;
     let mut wanted = wish(old.as_ref())?;
+    if let Some(stored) = &stored {
+        admin::given_again(stored, &wanted)?;
+    }
     check_supported(&wanted)?;
     match (stored, &old) {
         (Some(stored), Some(old)) if *old == wanted => return Ok(Created::Kept(stored)),
-        (_, Some(old)) if !options.force => check_unchangeable(old, &wanted)?,
-        (_, Some(_)) => {}
+        (_, Some(old)) => {
+            check_same_encryption(old, &wanted)?;
+            if !options.force {
+                check_unchangeable(old, &wanted)?;
+            }
+        }
         (_, None) => wanted.uuid = new_uuid(env),
     }
-    if !options.no_check {
-        prepare_bucket(env, &wanted, old.is_none(), options.force).await?;
+    if old.is_none() {
+        // A key that cannot be used is told before anything is made.
+        let cipher = keys::cipher(env, &wanted, &options.passphrase).await?;
+        if !options.no_check {
+            let store = made_bucket(env, &wanted).await?;
+            refuse_foreign(&*store, &wanted, options.force).await?;
+            mark(env, &*store, &wanted, cipher.as_ref()).await?;
+        }
+    } else if !options.no_check {
+        made_bucket(env, &wanted).await?;
     }
     let sealed = admin::sealed(env, &wanted)?;
     cairn_meta::format_volume(env, engine, &sealed).await.map_err(Error::from)?;
@@ -113,17 +132,20 @@ fn new_uuid(env: &Env) -> String {
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
 }
 
-async fn prepare_bucket(env: &Env, format: &Format, new: bool, force: bool) -> Result<()> {
+/// The bucket, made if it is missing.
+async fn made_bucket(env: &Env, format: &Format) -> Result<Arc<dyn ObjectStore>> {
     let store = cairn_object::open(env, &location(format))?;
     if let Err(e) = store.create().await {
         return refused(format!("the bucket {} cannot be made: {e}", store.describe()));
     }
     check_bucket(env, &*store).await?;
-    if new {
-        refuse_foreign(&*store, format, force).await?;
-        cairn_object::mark(&*store, &format.uuid).await?;
-    }
-    Ok(())
+    Ok(store)
+}
+
+/// Says in the bucket whose it is; encrypted, if all objects are.
+async fn mark(env: &Env, store: &dyn ObjectStore, format: &Format, cipher: Option<&Arc<Cipher>>) -> Result<()> {
+    let body = keys::sealed(env, cipher, format.uuid.clone().into_bytes()).await;
+    Ok(cairn_object::mark(store, body).await?)
 }
 
 /// A bucket with objects under the volume's name belongs to somebody.
@@ -140,6 +162,24 @@ async fn refuse_foreign(store: &dyn ObjectStore, format: &Format, force: bool) -
          nobody needs them",
         store.describe(),
         format!("{}/", format.name),
+    ))
+}
+
+/// Objects stay as they were sealed: not even force makes another key or cipher fit them.
+fn check_same_encryption(old: &Format, new: &Format) -> Result<()> {
+    let cipher =
+        |f: &Format| if f.encrypt_key.is_empty() { None } else { Some(keys::algorithm(f).map(|a| a.to_string())) };
+    let same_cipher = match (cipher(old), cipher(new)) {
+        (None, None) => true,
+        (Some(Ok(old)), Some(Ok(new))) => old == new,
+        _ => false,
+    };
+    if same_cipher && old.encrypt_key == new.encrypt_key {
+        return Ok(());
+    }
+    refused(format!(
+        "volume {:?} is there already, and whether and how a volume is encrypted can never change",
+        old.name
     ))
 }
 

@@ -14,6 +14,7 @@ pub mod config;
 mod control;
 pub mod create;
 mod error;
+mod keys;
 mod memory;
 mod metrics;
 mod session;

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use cairn_crypt::Cipher;
 use cairn_env::Env;
-use cairn_object::{Dials, Limits, Location, ObjectStore};
+use cairn_object::{Dials, Limits, Location, ObjectStore, Swappable};
 use cairn_types::Format;
 
-use crate::Result;
 use crate::config::Storage;
 use crate::error::refused;
+use crate::{Result, keys};
 
 /// How long the bucket may take to say whose it is.
 const OWNER_PATIENCE: Duration = Duration::from_secs(5);
@@ -40,6 +42,43 @@ pub(crate) fn open(env: &Env, format: &Format, storage: &Storage, dials: &Dials)
     Ok(decorated(env, base, format, storage, dials))
 }
 
+/// The same, and what is innermost, to be replaced when the setting names another place or other keys.
+pub(crate) fn open_swappable(
+    env: &Env,
+    format: &Format,
+    storage: &Storage,
+    dials: &Dials,
+) -> Result<(Arc<dyn ObjectStore>, Arc<Swappable>)> {
+    let base = Arc::new(Swappable::new(cairn_object::open(env, &placed(format, storage))?));
+    Ok((decorated(env, base.clone(), format, storage, dials), base))
+}
+
+/// The innermost store of a running client, which follows the setting.
+pub(crate) struct Followed {
+    pub(crate) base: Arc<Swappable>,
+    pub(crate) cipher: Option<Arc<Cipher>>,
+}
+
+impl Followed {
+    /// Goes from `old` to `new`, both with secrets in the clear: if it names another bucket or other
+    /// keys, the store becomes that one from here on. True if it did.
+    ///
+    /// # Errors
+    /// [`crate::Error::Refused`] if that bucket is missing or another volume's: the store stays as
+    /// it is.
+    pub(crate) async fn follow(&self, env: &Env, (old, new): (&Format, &Format), storage: &Storage) -> Result<bool> {
+        let place = placed(new, storage);
+        if placed(old, storage) == place {
+            return Ok(false);
+        }
+        // A bucket that is away for the moment is waited for, as any is. The volume's objects are
+        // there already, or `cairn config` would not have let it in.
+        check_owner(env, new, storage, self.cipher.as_ref(), Failing::Endure).await?;
+        self.base.swap(cairn_object::open(env, &place)?);
+        Ok(true)
+    }
+}
+
 /// What to do with a bucket that answers with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failing {
@@ -49,9 +88,15 @@ pub(crate) enum Failing {
     Refuse,
 }
 
-/// Refuses a bucket that is missing or another volume's. One that does not answer in time is
-/// waited for later.
-pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage, failing: Failing) -> Result<()> {
+/// Refuses a bucket that is missing, another volume's, or encrypted with another key than ours. One
+/// that does not answer in time is waited for later.
+pub(crate) async fn check_owner(
+    env: &Env,
+    format: &Format,
+    storage: &Storage,
+    cipher: Option<&Arc<Cipher>>,
+    failing: Failing,
+) -> Result<()> {
     let place = placed(format, storage);
     let store = cairn_object::open(env, &place)?;
     let folder = place.bucket.strip_prefix("file://").unwrap_or(&place.bucket);
@@ -59,12 +104,7 @@ pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage, f
         return refused(format!("the volume's bucket {folder} is missing"));
     }
     match env.timeout(OWNER_PATIENCE, store.get("juicefs_uuid", None)).await {
-        Ok(Ok(uuid)) if uuid.trim_ascii() != format.uuid.as_bytes() => refused(format!(
-            "the bucket {} belongs to another volume: its UUID is {}, this volume's is {}",
-            store.describe(),
-            String::from_utf8_lossy(&uuid).trim(),
-            format.uuid
-        )),
+        Ok(Ok(mark)) => check_mark(env, format, cipher, mark, &store.describe()).await,
         // Volumes formatted without looking at the bucket carry no mark; nor does the empty folder
         // of a disk that is not mounted.
         Ok(Err(e)) if e.is_not_found() => {
@@ -82,8 +122,40 @@ pub(crate) async fn check_owner(env: &Env, format: &Format, storage: &Storage, f
             tracing::warn!(bucket = %store.describe(), "the bucket does not answer");
             Ok(())
         }
-        Ok(Ok(_)) => Ok(()),
     }
+}
+
+/// Is this object `juicefs_uuid` the one that formatting this volume left in the bucket?
+async fn check_mark(env: &Env, format: &Format, cipher: Option<&Arc<Cipher>>, mark: Bytes, bucket: &str) -> Result<()> {
+    let clear = is_uuid(&mark).then(|| mark.clone());
+    let uuid = match (keys::opened(env, cipher, mark).await, clear) {
+        (Ok(uuid), _) if is_uuid(&uuid) => uuid,
+        (_, Some(uuid)) => uuid,
+        (Ok(_), None) => {
+            return refused(format!(
+                "the bucket {bucket} belongs to another volume: its juicefs_uuid is not readable, as that of an \
+                 encrypted volume, and this volume is not encrypted"
+            ));
+        }
+        (Err(e), None) => {
+            return refused(format!(
+                "the bucket {bucket} cannot be read with the key of volume {:?}: juicefs_uuid: {e}",
+                format.name
+            ));
+        }
+    };
+    let uuid = String::from_utf8_lossy(uuid.trim_ascii()).into_owned();
+    if uuid == format.uuid {
+        return Ok(());
+    }
+    refused(format!(
+        "the bucket {bucket} belongs to another volume: its UUID is {uuid}, this volume's is {}",
+        format.uuid
+    ))
+}
+
+fn is_uuid(mark: &[u8]) -> bool {
+    std::str::from_utf8(mark.trim_ascii()).is_ok_and(|text| uuid::Uuid::try_parse(text).is_ok())
 }
 
 /// Where the objects are, as the volume's setting and then `storage` have it.
@@ -143,11 +215,7 @@ pub async fn check_bucket(env: &Env, store: &dyn ObjectStore) -> Result<()> {
 /// Refuses what cannot be read yet.
 pub(crate) fn check_supported(format: &Format) -> Result<()> {
     if !format.encrypt_key.is_empty() {
-        return refused(format!(
-            "volume {:?} is encrypted ({}); encrypted volumes are not supported yet",
-            format.name,
-            if format.encrypt_algo.is_empty() { "aes256gcm-rsa" } else { &format.encrypt_algo },
-        ));
+        keys::algorithm(format)?;
     }
     format.compression().map(|_| ()).or_else(refused)?;
     if !(64..=16384).contains(&format.block_size) || !format.block_size.is_power_of_two() {

@@ -9,28 +9,34 @@ use std::time::Duration;
 
 use cairn_cache::BlockCache;
 use cairn_chunk::ChunkStore;
+use cairn_crypt::Cipher;
 use cairn_env::{Env, TaskSet};
 use cairn_jobs::Upkeep;
 use cairn_meta::txn::Engine;
 use cairn_meta::{Cred, Meta, NewNode, StatFs};
 use cairn_object::{Dials, ObjectStore};
-use cairn_types::{FileType, Format, Ino};
+use cairn_types::{Compression, FileType, Format, Ino};
 use cairn_vfs::{Parts, Vfs};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::config::{Cache, Config};
+use crate::config::{Cache, Config, Storage};
 use crate::control::Commands;
 use crate::error::refused;
 use crate::metrics::{Exporter, Sources};
-use crate::storage::{Failing, bandwidth, check_bucket, check_supported};
-use crate::{Result, metrics, session, staging, storage};
+use crate::storage::{Failing, Followed, bandwidth, check_bucket, check_supported};
+use crate::{Result, keys, metrics, session, staging, storage};
 
-/// Read-ahead of one reader, in blocks, if not set.
-const READAHEAD_BLOCKS: u64 = 8;
-/// Share of the buffer that read-ahead of all readers may use.
-const READAHEAD_PERCENT: u64 = 80;
+/// Share of the buffer that read-ahead of all readers may use: most of what blocks on their way in may have, which
+/// is half of it.
+const READAHEAD_PERCENT: u64 = 40;
+/// Behind the UUID, names the cache folder of an encrypted volume.
+const SEALED_SUFFIX: &str = ".sealed";
+/// A pack, at most.
+const PACK_BYTES: u32 = 4 << 20;
+/// A pack of a compressed volume, at most: a reader of one page fetches all of it.
+const WHOLE_PACK_BYTES: u32 = 1 << 20;
 /// Entries fetched at a time when a directory is listed.
 const READDIR_PAGE: usize = 1000;
 
@@ -78,13 +84,14 @@ impl Volume {
     async fn over(env: &Env, engine: Arc<dyn Engine>, config: Config) -> Result<Volume> {
         let format = crate::admin::load(env, &*engine).await?;
         check_supported(&format)?;
-        storage::check_owner(env, &format, &config.storage, Failing::Endure).await?;
+        let cipher = keys::cipher(env, &format, &config.storage.passphrase).await?;
+        storage::check_owner(env, &format, &config.storage, cipher.as_ref(), Failing::Endure).await?;
         let dials = Dials::default();
-        let store = storage::open(env, &format, &config.storage, &dials)?;
+        let (store, base) = storage::open_swappable(env, &format, &config.storage, &dials)?;
         if config.storage.check {
             check_bucket(env, &*store).await?;
         }
-        let cache = open_cache(env, &config.cache, &format)?;
+        let cache = open_cache(env, &config.cache, &format, cipher.clone())?;
         let meta = open_meta(env, engine, &config).await?;
         let staging::Opened { staging, recovered, highest } = staging::open(env, &config, &format, &meta).await?;
         if let Some(highest) = highest
@@ -93,7 +100,7 @@ impl Volume {
             tracing::error!(slice = highest.0, "the metadata is older than blocks on this disk: it was set back");
         }
         let chunk_config = chunk_config(&config, &format)?;
-        let chunks = ChunkStore::with_staging(env.clone(), store.clone(), cache.clone(), chunk_config, staging);
+        let chunks = ChunkStore::with_staging(env.clone(), store.clone(), cache.clone(), chunk_config, cipher.clone(), staging);
         if !config.client.read_only {
             let info = session::info(env, &config.client.mountpoint, config.write_back.enabled);
             meta.start_session(info).await?;
@@ -135,37 +142,38 @@ impl Volume {
             exporter,
             tasks: TaskSet::new(env.clone()),
         };
-        volume.follow_setting(dials);
+        volume.follow_setting(env, dials, Followed { base, cipher });
         volume.follow_usage(sources.usage);
         crate::memory::follow(env, &volume.tasks, &volume.chunks);
         Ok(volume)
     }
 
-    /// Applies what may change while mounted. Policy (trash, limits) is metadata's own; bandwidth is
-    /// turned here; another bucket or other keys need a new mount.
-    fn follow_setting(&self, dials: Dials) {
-        let (mut state, storage, tasks) = (self.upkeep.state(), self.config.storage.clone(), self.tasks.clone());
-        let first = state.borrow().format.clone();
+    /// Applies what may change while mounted. Policy (trash, limits) is metadata's own; bandwidth,
+    /// the bucket and its keys are turned here.
+    fn follow_setting(&self, env: &Env, dials: Dials, store: Followed) {
+        let (mut state, tasks) = (self.upkeep.state(), self.tasks.clone());
+        let (env, storage, mut known) = (env.clone(), self.config.storage.clone(), self.format.clone());
         self.tasks.spawn(async move {
             loop {
                 tokio::select! {
                     () = tasks.stopping() => return,
                     changed = state.changed() => if changed.is_err() { return },
                 }
-                let format = state.borrow_and_update().format.clone();
-                let (up, down) = bandwidth(&format, &storage);
+                let stored = state.borrow_and_update().format.clone();
+                let (up, down) = bandwidth(&stored, &storage);
                 dials.bandwidth.set(up, down);
                 tracing::info!(
                     upload_bytes_per_sec = up,
                     download_bytes_per_sec = down,
                     "the volume's setting changed"
                 );
-                if (&format.storage, &format.bucket, &format.access_key, &format.secret_key)
-                    != (&first.storage, &first.bucket, &first.access_key, &first.secret_key)
-                {
-                    tracing::warn!(
-                        "bucket or keys of the volume changed: this client uses the old ones until it is mounted again"
-                    );
+                match follow_store(&env, &store, &known, &stored, &storage).await {
+                    Ok(format) => known = format,
+                    Err(e) => tracing::error!(
+                        error = %e,
+                        "bucket or keys of the volume changed, but cannot be followed: this client goes on with the old \
+                         ones"
+                    ),
                 }
             }
         });
@@ -245,13 +253,32 @@ impl Volume {
     }
 }
 
+/// Lets `store` follow the setting; the new one with secrets in the clear.
+async fn follow_store(
+    env: &Env,
+    store: &Followed,
+    known: &Format,
+    stored: &Format,
+    storage: &Storage,
+) -> Result<Arc<Format>> {
+    let format = crate::admin::opened(stored)?;
+    if store.follow(env, (known, &format), storage).await? {
+        tracing::info!(bucket = %store.base.describe(), "bucket or keys of the volume changed: this client uses the new ones");
+    }
+    Ok(Arc::new(format))
+}
+
 async fn open_engine(env: &Env, config: &Config) -> Result<Arc<dyn Engine>> {
     let options = cairn_meta::engine::Options { create: false, read_only: config.client.read_only };
     Ok(cairn_meta::engine::open(env.clone(), &config.meta_url, options).await?)
 }
 
-fn open_cache(env: &Env, cache: &Cache, format: &Format) -> Result<Arc<BlockCache>> {
-    let dirs: Vec<PathBuf> = cache.dirs.iter().map(|d| d.join(&format.uuid)).collect();
+/// The cache of an encrypted volume lies beside the one of JuiceFS, which keeps blocks in clear.
+fn open_cache(env: &Env, cache: &Cache, format: &Format, cipher: Option<Arc<Cipher>>) -> Result<Arc<BlockCache>> {
+    let mut dirs: Vec<PathBuf> = cache.dirs.iter().map(|d| d.join(&format.uuid)).collect();
+    if cipher.is_some() {
+        dirs = cache.dirs.iter().map(|d| d.join(format!("{}{SEALED_SUFFIX}", format.uuid))).collect();
+    }
     let config = cairn_cache::Config {
         dirs,
         memory_bytes: cache.memory_bytes,
@@ -263,7 +290,7 @@ fn open_cache(env: &Env, cache: &Cache, format: &Format) -> Result<Arc<BlockCach
         file_mode: cache.file_mode,
         key_layout: format.key_layout(),
     };
-    Ok(BlockCache::open(env.clone(), config)?)
+    Ok(BlockCache::with_cipher(env.clone(), config, cipher)?)
 }
 
 pub(crate) fn chunk_config(config: &Config, format: &Format) -> Result<cairn_chunk::Config> {
@@ -273,29 +300,38 @@ pub(crate) fn chunk_config(config: &Config, format: &Format) -> Result<cairn_chu
         key_layout: format.key_layout(),
         buffer_bytes: config.data.buffer_bytes,
         prefetch: config.data.prefetch,
-        max_readahead: readahead(config, format).1,
+        max_readahead: readahead(config).1,
         cache_full_blocks: config.cache.keep_written,
     })
 }
 
 /// Read-ahead of one reader and of all, bytes.
-fn readahead(config: &Config, format: &Format) -> (u64, u64) {
+fn readahead(config: &Config) -> (u64, u64) {
     let total = config.data.buffer_bytes / 100 * READAHEAD_PERCENT;
     let one = match config.data.max_readahead_bytes {
-        0 => READAHEAD_BLOCKS * u64::from(format.block_bytes()),
+        0 => total,
         set => set,
     };
     (one.min(total), total)
 }
 
+/// Small writes share at most one block; where a part cannot be read without the whole, at most
+/// [`WHOLE_PACK_BYTES`].
+fn pack_bytes(config: &Config, format: &Format) -> u32 {
+    let parts_are_readable = matches!(format.compression(), Ok(Compression::None)) && format.encrypt_key.is_empty();
+    let most = if parts_are_readable { PACK_BYTES } else { WHOLE_PACK_BYTES };
+    if config.data.packs { format.block_bytes().min(most) } else { 0 }
+}
+
 fn vfs_config(config: &Config, format: &Format) -> cairn_vfs::Config {
-    let (one, total) = readahead(config, format);
+    let (one, total) = readahead(config);
     cairn_vfs::Config {
         readahead_max_bytes: one,
         readahead_total_bytes: total,
         flush_age: Duration::from_secs(5),
         flush_idle: Duration::from_secs(1),
         reupload_age: Duration::from_secs(30 * 60),
+        pack_bytes: pack_bytes(config, format),
         read_retries: 3,
         readdir_page: READDIR_PAGE,
         hide_internal: config.internal.hide,
@@ -308,6 +344,7 @@ async fn open_meta(env: &Env, engine: Arc<dyn Engine>, config: &Config) -> Resul
     let mut settings = cairn_meta::Config {
         read_only: config.client.read_only,
         skip_dir_mtime: config.client.skip_dir_mtime,
+        own_attr_age: config.client.own_attr_age,
         atime_mode: config.client.atime,
         heartbeat: config.client.heartbeat,
         ..cairn_meta::Config::mount()

@@ -99,7 +99,7 @@ pub(crate) async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
     // Looking must not need the right to write.
     let reader = Admin::open(&env, &url, true).await?;
     let stored = reader.format();
-    let old = reader.revealed();
+    let old = reader.revealed_to_change();
     reader.close().await;
     if !args.changes() {
         crate::show(&(stored.to_masked_json() + "\n"))?;

@@ -1,11 +1,12 @@
 //! `cairn format`: makes a volume.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use cairn::create::Options;
 use cairn::{Created, create};
+use cairn_crypt::Algorithm;
 use cairn_env::Env;
 use cairn_types::{Format, Tier, is_valid_volume_name};
 use clap::Args;
@@ -49,6 +50,12 @@ pub(crate) struct FormatArgs {
     /// Compression of objects: none, lz4 or zstd [default: none]
     #[arg(long, help_heading = "Data format options")]
     compress: Option<String>,
+    /// Encrypt objects; this file holds the RSA private key, PEM (its passphrase: JFS_RSA_PASSPHRASE)
+    #[arg(long, value_name = "PATH", help_heading = "Data format options")]
+    encrypt_rsa_key: Option<PathBuf>,
+    /// What to encrypt with: aes256gcm-rsa or chacha20-rsa [default: aes256gcm-rsa]
+    #[arg(long, value_name = "ALGO", help_heading = "Data format options")]
+    encrypt_algo: Option<String>,
     /// Spread object names over 256 prefixes
     #[arg(long, help_heading = "Data format options")]
     hash_prefix: bool,
@@ -83,6 +90,7 @@ pub(crate) async fn run(args: FormatArgs) -> anyhow::Result<ExitCode> {
         force: args.force,
         no_update: args.no_update,
         no_check: std::env::var_os("JFS_NO_CHECK_OBJECT_STORAGE").is_some(),
+        passphrase: secrets::passphrase()?,
     };
     args.check()?;
     let (what, format) = match create(&Env::real(), &meta_url, |old| args.format(old), options).await? {
@@ -169,6 +177,25 @@ impl FormatArgs {
             format.shards = shards;
         }
         format.hash_prefix |= self.hash_prefix;
+        self.apply_encryption(format)
+    }
+
+    /// The private key is stored byte for byte as its file has it, locked if it was.
+    fn apply_encryption(&self, format: &mut Format) -> anyhow::Result<()> {
+        if let Some(file) = self.encrypt_rsa_key.as_ref().filter(|f| !f.as_os_str().is_empty()) {
+            let read = std::fs::read_to_string(file);
+            format.encrypt_key = read.with_context(|| format!("--encrypt-rsa-key: read {}", file.display()))?;
+            if format.encrypt_key.is_empty() {
+                bail!("--encrypt-rsa-key: {} is empty", file.display());
+            }
+        }
+        if let Some(wanted) = self.encrypt_algo.as_ref().filter(|a| !a.is_empty()) {
+            let algorithm: Algorithm = wanted.parse().map_err(|e| anyhow::anyhow!("--encrypt-algo: {e}"))?;
+            // An empty text means the default, too.
+            if format.encrypt_algo.parse() != Ok(algorithm) {
+                format.encrypt_algo = algorithm.to_string();
+            }
+        }
         Ok(())
     }
 }

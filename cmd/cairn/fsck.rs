@@ -18,13 +18,13 @@ pub(crate) struct FsckArgs {
     /// Only this path of the volume
     #[arg(long)]
     path: Option<String>,
-    /// Mend directories
+    /// Mend directories, and what the volume adds up: usage, quotas, statistics
     #[arg(long)]
     repair: bool,
     /// Everything below the path too
     #[arg(short = 'r', long)]
     recursive: bool,
-    /// Mend usage counters of directories
+    /// Mend usage counters of directories (`--repair` does, too)
     #[arg(long)]
     sync_dir_stat: bool,
     /// Mode of directories that are made anew, octal
@@ -47,7 +47,6 @@ pub(crate) async fn run(args: FsckArgs, global: &Global) -> anyhow::Result<ExitC
         path: args.path.map(String::into_bytes),
         recursive: args.recursive,
         repair: args.repair || args.sync_dir_stat,
-        sync_dir_stat: args.sync_dir_stat,
         verify: args.verify,
         repair_dir_mode: args.repair_dir_mode as u16,
         threads: args.threads.max(1),
@@ -91,7 +90,7 @@ fn waiting_for_upload(places: &[String]) -> String {
 }
 
 async fn check(admin: &Admin, options: &Options, bars: &Bars) -> anyhow::Result<Report> {
-    let (store, chunks) = admin.data().await?;
+    let (store, chunks) = admin.data(&secrets::passphrase()?).await?;
     let report = fsck::run(admin.meta(), &store, &chunks, options, &|step| bars.watch(step)).await;
     bars.done();
     chunks.close().await;

@@ -56,7 +56,7 @@ pub(crate) async fn run(args: GcArgs, global: &Global) -> anyhow::Result<ExitCod
 }
 
 async fn collect(admin: &Admin, options: &Options, bars: &Bars) -> anyhow::Result<Report> {
-    let (store, chunks) = admin.data().await?;
+    let (store, chunks) = admin.data(&secrets::passphrase()?).await?;
     let report = gc::run(admin.meta(), &store, &chunks, options, &|step| bars.watch(step)).await;
     bars.done();
     chunks.close().await;
@@ -74,6 +74,9 @@ fn shown(report: &Report, delete: bool) -> String {
     if report.ignored.count > 0 {
         out += &line("not blocks", &report.ignored);
     }
+    if report.unfinished.count > 0 {
+        out += &line("unfinished", &report.unfinished);
+    }
     if report.compactions.count > 0 {
         out += &line("compacted chunks", &report.compactions);
     }
@@ -85,7 +88,7 @@ fn shown(report: &Report, delete: bool) -> String {
     for (key, _) in report.leaked_keys.iter().take(NAMED_MAX) {
         out += &format!("leaked: {key}\n");
     }
-    if report.leaked.count + report.pending_delete.count + report.waiting_files.count > 0 {
+    if report.leaked.count + report.unfinished.count + report.pending_delete.count + report.waiting_files.count > 0 {
         out += "nothing was deleted: pass --delete to do so\n";
     }
     out

@@ -21,7 +21,6 @@ const fn value(name: &'static str, harmless: &'static [&'static str], why: &'sta
 }
 
 const OFF: &[&str] = &["0", "0s", "", "false"];
-const ENCRYPTION: &str = "encrypted volumes come later";
 const HADOOP: &str = "Ranger and Kerberos belong to the Hadoop client, which is not part of this release";
 const TAGS: &str = "objects are put without tags";
 const BACKUP: &str = "metadata is not backed up into the bucket";
@@ -30,8 +29,6 @@ const COMMANDS: &[(&str, &[Flag])] = &[
     (
         "format",
         &[
-            value("encrypt-rsa-key", &[""], ENCRYPTION),
-            value("encrypt-algo", &["", "aes256gcm-rsa"], ENCRYPTION),
             value("ranger-rest-url", &[""], HADOOP),
             value("ranger-service", &[""], HADOOP),
             value("kerberos-config-file", &[""], HADOOP),

@@ -10,6 +10,7 @@
 mod config;
 mod control;
 mod daemon;
+mod farewell;
 mod format;
 mod fsck;
 mod fstab;

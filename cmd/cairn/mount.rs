@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,8 +11,11 @@ use cairn::{Config, Volume};
 use cairn_env::{Env, TaskSet};
 use cairn_fuse::Mounted;
 use cairn_types::Ino;
+use cairn_vfs::Vfs;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
+use crate::farewell::{self, Stage};
 use crate::mount_args::MountArgs;
 use crate::mountpoint::{self, Existing};
 use crate::{Global, daemon, logging, metrics_page, paths, runtime};
@@ -22,6 +26,8 @@ const FILES_MAX: u64 = 100_000;
 const FAREWELL: Duration = Duration::from_secs(3);
 /// The kernel answers within this once it is mounted.
 const FIRST_STAT: Duration = Duration::from_secs(30);
+/// How often whoever waits for our end is told of progress.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Exit code of a client that must stop because its volume is gone, as the reference's.
 const LOST: u8 = 11;
 
@@ -226,6 +232,10 @@ async fn attend(
             Err(e) => tracing::warn!("no metrics: {e:#}"),
         }
     }
+    let (stage, told) = watch::channel(Stage::default());
+    if let Err(e) = farewell::listen(tasks, &told) {
+        tracing::warn!("`cairn umount` will not hear what is still to be saved: {e:#}");
+    }
     tracing::info!(volume = %name, mountpoint = %place.display(), "mounted");
     ready(&name);
     let code = tokio::select! {
@@ -248,8 +258,16 @@ async fn attend(
             ExitCode::SUCCESS
         }
     };
+    let progress = saving(env, Arc::downgrade(volume.vfs()), &stage);
     tokio::select! {
-        closed = volume.close() => closed.context("something is not saved")?,
+        closed = volume.close() => match closed.context("something is not saved") {
+            Ok(()) => _ = stage.send_replace(Stage::Saved),
+            Err(e) => {
+                _ = stage.send_replace(Stage::Lost(crate::secrets::masked(&format!("{e:#}"))));
+                return Err(e);
+            }
+        },
+        () = progress => unreachable!("it goes on until the volume is closed"),
         () = stop.asked() => {
             tracing::error!("told to stop again: leaving at once, what was not saved is lost");
             std::process::exit(1);
@@ -257,6 +275,18 @@ async fn attend(
     }
     tracing::info!(volume = %name, "closed");
     Ok(code)
+}
+
+/// Tells how much there is still to be saved, for ever.
+async fn saving(env: &Env, vfs: Weak<Vfs>, stage: &watch::Sender<Stage>) {
+    loop {
+        if let Some(vfs) = vfs.upgrade() {
+            let (files, bytes) = vfs.dirty();
+            let now = Stage::Saving { bytes, files: files as u64 };
+            stage.send_if_modified(|stage| std::mem::replace(stage, now.clone()) != now);
+        }
+        env.sleep(TELL_EVERY).await;
+    }
 }
 
 /// Unmounts, even under those who use it, and gives what is under way a moment to end.

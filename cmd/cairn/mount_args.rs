@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use cairn::Config;
 use cairn::config::{Cache, Client, Data, Internal, Jobs, Storage, WriteBack};
 use cairn_cache::{ChecksumLevel, Eviction};
@@ -176,7 +176,11 @@ pub(crate) struct MountArgs {
     /// With --writeback: bytes that may wait for upload (base MiB); writers wait beyond it; 0: no limit
     #[arg(long, value_name = "SIZE", value_parser = units::mib_bytes, default_value = "0", help_heading = "Data storage options")]
     staging_size: u64,
-    /// Cache directories, separated by colons; `memory` for none
+    /// Store each small write in an object of its own
+    #[arg(long, help_heading = "Data cache options")]
+    no_packs: bool,
+    /// Cache directories, separated by colons; `/data*/cache` stands for one below each match;
+    /// `memory` for none
     #[arg(long, value_name = "DIR[:DIR]", help_heading = "Data cache options")]
     cache_dir: Option<String>,
     /// Mode of cached files, octal
@@ -197,8 +201,8 @@ pub(crate) struct MountArgs {
     /// What is verified of a cached block: none, full, shrink or extend
     #[arg(long, default_value = "extend", help_heading = "Data cache options")]
     verify_cache_checksum: ChecksumLevel,
-    /// Who leaves a full cache: none, 2-random or lru
-    #[arg(long, default_value = "2-random", help_heading = "Data cache options")]
+    /// Who leaves a full cache: none, s3-fifo, 2-random or lru
+    #[arg(long, default_value = "s3-fifo", help_heading = "Data cache options")]
     cache_eviction: Eviction,
 
     /// Address of the metrics page; empty: none
@@ -236,6 +240,7 @@ impl MountArgs {
                     Atime::Strictatime => AtimeMode::Strict,
                 },
                 skip_dir_mtime: self.skip_dir_mtime,
+                own_attr_age: self.attr_cache.min(Duration::from_secs(1)),
             },
             storage: Storage {
                 storage: self.storage.clone(),
@@ -249,6 +254,7 @@ impl MountArgs {
                 upload_limit: self.upload_limit,
                 download_limit: self.download_limit,
                 check: self.check_storage,
+                passphrase: secrets::passphrase()?,
             },
             cache: Cache {
                 disk_bytes: if dirs.is_empty() { 0 } else { self.cache_size },
@@ -273,6 +279,7 @@ impl MountArgs {
                 buffer_bytes: self.buffer_size,
                 prefetch: self.prefetch,
                 max_readahead_bytes: self.max_readahead,
+                packs: !self.no_packs,
             },
             jobs: Jobs { no_bgjob: self.no_bgjob, max_deletes: self.max_deletes },
             internal: Internal { hide: self.hide_internal, prefix: self.prefix_internal, labels: self.labels()? },
@@ -328,12 +335,18 @@ impl MountArgs {
         if list == "memory" {
             return Ok((vec![], self.cache_size.min(self.buffer_size)));
         }
-        if list.contains(['*', '?', '[']) {
-            bail!("--cache-dir {list}: patterns are not supported yet: name each directory, separated by colons");
+        let mut dirs = Vec::new();
+        for pattern in list.split(':').filter(|d| !d.is_empty()) {
+            dirs.extend(paths::expand(pattern).with_context(|| format!("--cache-dir {list}"))?);
         }
-        let dirs: Vec<PathBuf> =
-            list.split(':').filter(|d| !d.is_empty()).map(|d| paths::absolute(d.as_ref())).collect();
-        if dirs.is_empty() { bail!("--cache-dir names no directory") } else { Ok((dirs, defaults.memory_bytes)) }
+        // Patterns may overlap; the order is that of the reference.
+        dirs.sort();
+        dirs.dedup();
+        match dirs.is_empty() {
+            true if list.contains(paths::is_pattern) => bail!("--cache-dir {list}: no directory matches"),
+            true => bail!("--cache-dir names no directory"),
+            false => Ok((dirs, defaults.memory_bytes)),
+        }
     }
 
     fn labels(&self) -> anyhow::Result<Vec<(String, String)>> {

@@ -44,6 +44,33 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
     }
 }
 
+/// Does this character make a path a pattern?
+pub(crate) fn is_pattern(c: char) -> bool {
+    matches!(c, '*' | '?' | '[')
+}
+
+/// The paths that `pattern` stands for, absolute.
+///
+/// A name behind the last one that holds a pattern need not exist: `/data*/cache` is `cache` below
+/// every `/data*`, made where it is missing, so that a new disk is used without a word.
+pub(crate) fn expand(pattern: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let pattern = Path::new(pattern);
+    let names: Vec<_> = pattern.components().collect();
+    let is_pattern_name = |name: &std::path::Component<'_>| name.as_os_str().to_string_lossy().contains(is_pattern);
+    let Some(last) = names.iter().rposition(is_pattern_name) else { return Ok(vec![absolute(pattern)]) };
+    let (matched, rest): (PathBuf, PathBuf) = (names[..=last].iter().collect(), names[last + 1..].iter().collect());
+    let found = glob::glob(&matched.to_string_lossy()).map_err(|e| anyhow::anyhow!("not a pattern: {e}"))?;
+    let mut all = Vec::new();
+    for path in found {
+        let path = path.map_err(|e| anyhow::anyhow!("look at {}: {}", e.path().display(), e.error()))?;
+        if path.is_dir() {
+            // Joining nothing would add a slash.
+            all.push(absolute(&if rest.as_os_str().is_empty() { path } else { path.join(&rest) }));
+        }
+    }
+    Ok(all)
+}
+
 /// The database file of a SQLite URL.
 pub(crate) fn sqlite_file(meta_url: &str) -> Option<PathBuf> {
     let rest = meta_url.strip_prefix("sqlite3://")?;
@@ -82,6 +109,27 @@ mod tests {
         let here = std::env::current_dir().expect("a working directory").canonicalize().expect("it exists");
         assert_eq!(absolute_url("sqlite3://x.db?_timeout=1"), format!("sqlite3://{}/x.db?_timeout=1", here.display()));
         assert_eq!(absolute_url("redis://h/1?a=b"), "redis://h/1?a=b");
+    }
+
+    #[test]
+    fn a_pattern_stands_for_each_match_and_what_is_behind_it_need_not_exist() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path().canonicalize().expect("it exists");
+        for name in ["data1/cache", "data2", "other"] {
+            std::fs::create_dir_all(root.join(name)).expect("made");
+        }
+        std::fs::write(root.join("data3"), "no directory").expect("made");
+        let expanded = |pattern: &str| {
+            let mut all = expand(&format!("{}/{pattern}", root.display())).expect("a pattern");
+            all.sort();
+            all
+        };
+        assert_eq!(expanded("data*/cache"), [root.join("data1/cache"), root.join("data2/cache")]);
+        assert_eq!(expanded("data[12]"), [root.join("data1"), root.join("data2")]);
+        assert_eq!(expanded("?ther/a/b"), [root.join("other/a/b")]);
+        assert_eq!(expanded("new"), [root.join("new")]);
+        assert_eq!(expanded("none*"), Vec::<PathBuf>::new());
+        assert!(expand("/a/[").is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
+use cairn_crypt::Passphrase;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
@@ -17,6 +18,8 @@ use clap::parser::ValueSource;
 static HIDDEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// The password of the metadata engine, taken from the environment at the start.
 static META_PASSWORD: Mutex<Option<String>> = Mutex::new(None);
+/// The passphrase of a volume's private key, likewise.
+static RSA_PASSPHRASE: Mutex<Option<String>> = Mutex::new(None);
 
 /// Arguments that are secrets, as clap names them.
 const SECRET_ARGS: [&str; 3] = ["access_key", "secret_key", "session_token"];
@@ -36,9 +39,11 @@ pub(crate) fn hide(matches: &ArgMatches) {
             found.extend(password(url).map(str::to_owned));
         }
     }
-    if let Ok(password) = std::env::var("META_PASSWORD") {
-        found.push(password.clone());
-        *META_PASSWORD.lock().unwrap_or_else(PoisonError::into_inner) = Some(password);
+    for (name, kept) in [("META_PASSWORD", &META_PASSWORD), ("JFS_RSA_PASSPHRASE", &RSA_PASSPHRASE)] {
+        if let Ok(secret) = std::env::var(name) {
+            found.push(secret.clone());
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
+        }
     }
     found.retain(|s| !s.is_empty());
     found.sort_by_key(|s| std::cmp::Reverse(s.len()));
@@ -75,7 +80,7 @@ pub(crate) fn meta_url(url: &str) -> anyhow::Result<String> {
     let given = META_PASSWORD.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let secret = match (given, std::env::var_os("META_PASSWORD_FILE")) {
         (Some(secret), _) => secret,
-        (None, Some(file)) => read_file(file)?,
+        (None, Some(file)) => read_file("META_PASSWORD_FILE", file)?,
         (None, None) => return Ok(url),
     };
     HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).push(secret.clone());
@@ -85,8 +90,21 @@ pub(crate) fn meta_url(url: &str) -> anyhow::Result<String> {
     })
 }
 
-fn read_file(file: OsString) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(&file).with_context(|| format!("read META_PASSWORD_FILE {}", file.display()))?;
+/// What unlocks the private key of an encrypted volume: `JFS_RSA_PASSPHRASE`, or what the file says that
+/// `JFS_RSA_PASSPHRASE_FILE` names.
+pub(crate) fn passphrase() -> anyhow::Result<Passphrase> {
+    let given = RSA_PASSPHRASE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let secret = match (given.filter(|g| !g.is_empty()), std::env::var_os("JFS_RSA_PASSPHRASE_FILE")) {
+        (Some(secret), _) => secret,
+        (None, Some(file)) => read_file("JFS_RSA_PASSPHRASE_FILE", file)?,
+        (None, None) => return Ok(Passphrase::default()),
+    };
+    HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).push(secret.clone());
+    Ok(Passphrase::new(secret))
+}
+
+fn read_file(name: &str, file: OsString) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(&file).with_context(|| format!("read {name} {}", file.display()))?;
     Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 

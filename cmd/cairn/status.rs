@@ -66,7 +66,7 @@ async fn show(admin: &Admin, args: &StatusArgs) -> anyhow::Result<Value> {
 
 /// Files and slices that wait for deletion. A dry run of gc knows; its listing of the store is the price.
 async fn waiting(admin: &Admin) -> anyhow::Result<(Tally, Tally)> {
-    let (store, chunks) = admin.data().await?;
+    let (store, chunks) = admin.data(&secrets::passphrase()?).await?;
     let options = gc::Options::default();
     let report = gc::run(admin.meta(), &store, &chunks, &options, &cairn_jobs::unwatched).await;
     chunks.close().await;

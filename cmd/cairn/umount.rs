@@ -1,6 +1,8 @@
-//! `cairn umount`: takes a mount away and waits until its process has saved everything.
+//! `cairn umount`: takes a mount away and waits until its process has saved everything. Once that
+//! takes longer than a moment it says how much is left.
 
 use std::io::IsTerminal;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,10 +13,13 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::farewell::{Process, Stage};
 use crate::{control, mountpoint, units};
 
-/// How long the process may take to save what is left.
+/// How long the process may say nothing while it saves what is left.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// What is over sooner is not worth a word.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// The control message that uploads what is staged.
 const DRAIN: u32 = 1901;
@@ -24,7 +29,7 @@ const DRAIN: u32 = 1901;
 pub(crate) struct UmountArgs {
     /// Where it is mounted
     mountpoint: PathBuf,
-    /// Unmount even if somebody uses it
+    /// Unmount even if somebody uses it, and do not wait for what is still to be saved
     #[arg(short = 'f', long)]
     force: bool,
     /// Upload everything first that waits on this machine's disk, however long it takes
@@ -55,12 +60,12 @@ pub(crate) async fn run(args: UmountArgs) -> anyhow::Result<ExitCode> {
     if let Some(server) = server
         && !args.force
     {
-        Env::real().blocking(move || ended(&server)).await?;
+        Env::real().blocking(move || server.ended()).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits until nothing is left to upload; on a terminal one line says how far it is.
+/// Uploads what waits on this machine's disk; on a terminal one line says how far it is.
 async fn flush(place: &Path) -> anyhow::Result<()> {
     let env = Env::real();
     let begun = env.instant();
@@ -93,8 +98,16 @@ fn progress_line(done: u64, total: u64, elapsed: Duration) -> String {
     format!("{} of {} uploaded, {}/s, {left} left", shown(done as f64), shown(total as f64), shown(speed))
 }
 
+/// The process behind a mount.
+struct Server {
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// What it says about its end, if we can hear it.
+    process: Option<Process>,
+}
+
 /// The process behind the mount, if it is in our sight.
-fn server_of(place: &Path) -> Option<rustix::fd::OwnedFd> {
+fn server_of(place: &Path) -> Option<Server> {
     let text = std::fs::read_to_string(control::internal(place, "config")?).ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;
     let pid = i32::try_from(config["Pid"].as_i64()?).ok()?;
@@ -103,15 +116,53 @@ fn server_of(place: &Path) -> Option<rustix::fd::OwnedFd> {
     if name.trim() != "cairn" {
         return None;
     }
-    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+    let pid = Pid::from_raw(pid)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    Some(Server { pid, pidfd, process: Process::hear(pid.as_raw_nonzero().get().unsigned_abs()) })
 }
 
-fn ended(server: &rustix::fd::OwnedFd) -> anyhow::Result<()> {
-    let mut polled = [PollFd::new(server, PollFlags::IN)];
-    let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-    match poll(&mut polled, Some(&limit)) {
-        Ok(0) => bail!("unmounted, but its process has not saved everything after {PATIENCE:?}: see its log"),
-        Ok(_) => Ok(()),
-        Err(e) => Err(e).context("wait for the process of the mount"),
+impl Server {
+    /// Waits for its end, and says on stderr what for.
+    fn ended(mut self) -> anyhow::Result<()> {
+        let quick = self.ends_within(SILENCE)?;
+        if let Some(mut process) = self.process.take() {
+            self.listen(&mut process, quick)?;
+        } else if !quick {
+            eprintln!("unmounted; waiting until everything is saved");
+        }
+        if quick || self.ends_within(PATIENCE)? {
+            return Ok(());
+        }
+        bail!("unmounted, but its process has not saved everything after {PATIENCE:?}: see its log")
+    }
+
+    /// Repeats what it says until it says how it ended.
+    fn listen(&self, process: &mut Process, silent: bool) -> anyhow::Result<()> {
+        let mut advised = silent;
+        loop {
+            match process.next().context("listen to the process of the mount")? {
+                Some(Stage::Saved) => return Ok(()),
+                Some(Stage::Lost(reason)) => bail!("unmounted, but not everything was saved: {reason}"),
+                None => bail!("unmounted, but its process ended before it said that everything was saved: see its log"),
+                Some(Stage::Saving { bytes, files }) if !silent => {
+                    let shown = units::short_bytes(bytes);
+                    eprintln!("unmounted; waiting until the last {shown} of {files} files are saved");
+                }
+                Some(Stage::Saving { .. } | Stage::Serving) => continue,
+            }
+            if !std::mem::replace(&mut advised, true) {
+                let pid = self.pid.as_raw_nonzero();
+                eprintln!(
+                    "its log says what stands in the way. Ctrl-C (or --force next time) stops waiting and lets process \
+                     {pid} go on; `kill {pid}` makes it give up what is not saved"
+                );
+            }
+        }
+    }
+
+    fn ends_within(&self, patience: Duration) -> anyhow::Result<bool> {
+        let limit = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
+        let polled = poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&limit));
+        Ok(polled.context("wait for the process of the mount")? > 0)
     }
 }

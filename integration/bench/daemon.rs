@@ -30,11 +30,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// `cairn mount` with its default flags, and the cache in `cache`.
-    pub(crate) fn cairn(env: &Env, url: &str, root: &Path, cache: &Path) -> anyhow::Result<Daemon> {
+    /// `cairn mount` with the cache in `cache`, and its default flags but for `flags`.
+    pub(crate) fn cairn(env: &Env, url: &str, root: &Path, cache: &Path, flags: &[&str]) -> anyhow::Result<Daemon> {
         let log = File::create(root.with_extension("log"))?;
         let mut command = cairn();
-        command.args(["mount", url]).arg(root).arg("--cache-dir").arg(cache);
+        command.args(["mount", url]).arg(root).arg("--cache-dir").arg(cache).args(flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Daemon::start(env, command, root, false)
     }

@@ -1,19 +1,22 @@
 //! What the promises cost: each row of the benchmark beside its floor, measured in the same run.
 //!
 //! A floor is the least that any client could do: a file system that does nothing under the same
-//! mount settings, raw SQLite transactions that write the same rows, plain files in the store's
-//! directory. Both sides take turns, so that whatever else the machine does hits both. The real
+//! mount settings, raw SQLite transactions that write the same rows, raw round trips to a server
+//! through the same wire, plain files in the store's directory. Both sides take turns, so that whatever else the machine does hits both. The real
 //! binary is measured, through the kernel, in the state a user has it: default flags, trash on.
 //!
 //! Not here: a verdict for CI. Times are facts of a machine and a moment; no test waits on them.
 //! docs/BENCHMARKS.md says how to run it and what was measured.
 
 mod daemon;
+mod encryption;
+mod engines;
 mod listing;
 mod machine;
 mod memory;
 mod names;
 mod null;
+mod raw_engines;
 mod raw_sqlite;
 mod read;
 mod report;
@@ -22,6 +25,10 @@ mod start;
 mod turns;
 mod world;
 mod write;
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, unused_imports, reason = "shared with the tests, which use all of it")]
+mod support;
 
 use std::path::Path;
 
@@ -38,11 +45,13 @@ struct Group {
 }
 
 /// In the order they run: memory is what the whole run leaves behind, so it is last.
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 8] = [
     Group { name: "write", measure: write::measure },
     Group { name: "read", measure: read::measure },
+    Group { name: "encryption", measure: encryption::measure },
     Group { name: "names", measure: names::measure },
     Group { name: "listing", measure: listing::measure },
+    Group { name: "engines", measure: engines::measure },
     Group { name: "start", measure: start::measure },
     Group { name: "memory", measure: memory::measure },
 ];

@@ -20,7 +20,7 @@ const SHARE: f64 = 0.7;
 /// Operations a second.
 pub(crate) fn measure(world: &World) -> anyhow::Result<Vec<Row>> {
     let (turns, total) = (world.settings.turns, world.settings.names);
-    world.format("raw")?;
+    world.format("raw", &[])?;
     let mut raw = RawVolume::open(&crate::world::database(&world.path(""), "raw"), MANY)?;
     let [ours, null, rows] = take_turns(
         turns,

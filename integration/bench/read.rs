@@ -56,11 +56,11 @@ fn write_numbered(path: &Path, pages: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_direct(path: &Path) -> anyhow::Result<File> {
+pub(crate) fn open_direct(path: &Path) -> anyhow::Result<File> {
     Ok(OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?)
 }
 
-fn read_through(file: &File, bytes: u64) -> anyhow::Result<()> {
+pub(crate) fn read_through(file: &File, bytes: u64) -> anyhow::Result<()> {
     let mut buffer = Aligned::new(LARGE_BYTES);
     for offset in (0..bytes).step_by(LARGE_BYTES) {
         file.read_exact_at(buffer.bytes(), offset)?;

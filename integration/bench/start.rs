@@ -13,7 +13,7 @@ use crate::world::World;
 
 /// Milliseconds.
 pub(crate) fn measure(world: &World) -> anyhow::Result<Vec<Row>> {
-    let url = world.format("young")?;
+    let url = world.format("young", &[])?;
     let root = world.path("young-mnt");
     fs::create_dir_all(&root)?;
     let before = fs::metadata(&root)?.dev();

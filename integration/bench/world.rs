@@ -29,8 +29,8 @@ impl World {
         let at = &settings.folder;
         let folder = tempfile::Builder::new().prefix("cairn-bench-").tempdir_in(at);
         let folder = folder.with_context(|| format!("make a folder in {}", at.display()))?;
-        let url = format(folder.path(), "volume")?;
-        let ours = Daemon::cairn(&env, &url, &folder.path().join("mnt"), &folder.path().join("cache"))?;
+        let url = format(folder.path(), "volume", &[])?;
+        let ours = Daemon::cairn(&env, &url, &folder.path().join("mnt"), &folder.path().join("cache"), &[])?;
         let null = Daemon::null(&env, &folder.path().join("null"), None)?;
         Ok(World { env, settings, ours, null, folder })
     }
@@ -40,9 +40,9 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// Formats one more volume; its URL.
-    pub(crate) fn format(&self, name: &str) -> anyhow::Result<String> {
-        format(self.folder.path(), name)
+    /// Formats one more volume with whatever `flags` say; its URL.
+    pub(crate) fn format(&self, name: &str, flags: &[&str]) -> anyhow::Result<String> {
+        format(self.folder.path(), name, flags)
     }
 
     /// Unmounts everything.
@@ -52,10 +52,10 @@ impl World {
     }
 }
 
-fn format(folder: &Path, name: &str) -> anyhow::Result<String> {
+fn format(folder: &Path, name: &str, flags: &[&str]) -> anyhow::Result<String> {
     let url = format!("sqlite3://{}", database(folder, name).display());
     let store = folder.join(format!("{name}-store"));
-    let out = cairn().args(["format", &url, name, "--storage", "file", "--bucket"]).arg(store).output()?;
+    let out = cairn().args(["format", &url, name, "--storage", "file", "--bucket"]).arg(store).args(flags).output()?;
     ensure!(out.status.success(), "cairn format: {}", String::from_utf8_lossy(&out.stderr));
     Ok(url)
 }

@@ -53,7 +53,7 @@ pub(crate) fn measure(world: &World) -> anyhow::Result<Vec<Row>> {
     Ok(vec![Row { name: "sequential write 1 MiB, MB/s", ours, floor, target: Target::Share(0.8), notes: vec![cpu] }])
 }
 
-fn mb_per_sec(bytes: u64, secs: f64) -> f64 {
+pub(crate) fn mb_per_sec(bytes: u64, secs: f64) -> f64 {
     bytes as f64 / 1e6 / secs
 }
 

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::support::Volume;
+use crate::support::{Engine, Kind, Volume, cairn};
 
-/// A volume of another writer in a folder of its own.
+/// A volume of another writer in a folder of its own, on an engine of its own.
 pub(super) struct Fixture {
     source: PathBuf,
     pub(super) volume: Volume,
     pub(super) manifest: Value,
+    pub(super) engine: Engine,
 }
 
 /// Copies the database and unpacks the store.
@@ -21,14 +21,21 @@ pub(super) fn fixture(name: &str) -> Fixture {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fixtures").join(name);
     let manifest = fs::read(source.join("manifest.json")).unwrap_or_else(|e| panic!("{name}: {e}"));
     let manifest: Value = serde_json::from_slice(&manifest).expect("a manifest is JSON");
+    let (kind, dump) = match name.split('-').next() {
+        Some("sqlite") => (Kind::Sqlite, "meta.db"),
+        Some("redis") => (Kind::Redis, "dump.rdb"),
+        Some("postgres") => (Kind::Postgres, "meta.sql"),
+        Some("mysql") => (Kind::Mysql, "meta.sql"),
+        _ => panic!("{name} is no fixture of an engine"),
+    };
+    let engine = Engine::load(kind, source.join(dump));
     let volume = Volume::unformatted();
-    fs::copy(source.join("meta.db"), volume.database()).expect("the folder is ours");
     let store = volume.store();
     let sharded = manifest["format"]["Shards"].as_u64().unwrap_or(0) > 0;
     let bucket = format!("{}/{}", store.display(), if sharded { "%d/" } else { "" });
     let prefix = if name == "sqlite-table-prefix" { "?table_prefix=team1" } else { "" };
-    let url = format!("{}{prefix}", volume.url());
-    let fixture = Fixture { source, volume: volume.existing(url, bucket), manifest };
+    let url = format!("{}{prefix}", engine.url());
+    let fixture = Fixture { source, volume: volume.existing(url, bucket), manifest, engine };
     fixture.unpack("store.tar.zst", &store);
     fixture
 }
@@ -36,13 +43,8 @@ pub(super) fn fixture(name: &str) -> Fixture {
 impl Fixture {
     /// Writes where the store is into the setting: `fsck` and `gc` take no `--bucket`.
     pub(super) fn settle(&self) {
-        let db = Connection::open(self.volume.database()).expect("a database");
-        let stored = "select value from jfs_setting where name = 'format'";
-        let text: String = db.query_row(stored, [], |row| row.get(0)).expect("a setting");
-        let mut setting: Value = serde_json::from_str(&text).expect("a setting is JSON");
-        setting["Bucket"] = self.volume.bucket().expect("a fixture has one").into();
-        let text = serde_json::to_string_pretty(&setting).expect("it was JSON");
-        db.execute("update jfs_setting set value = ?1 where name = 'format'", [text]).expect("updated");
+        let bucket = self.volume.bucket().expect("a fixture has one");
+        cairn(["config", self.volume.url(), "--bucket", bucket, "--force", "--yes"]).ok();
     }
 
     /// Unpacks one of the fixture's archives, times included.

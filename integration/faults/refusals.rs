@@ -53,6 +53,21 @@ fn bad_volume_names_are_refused() {
 }
 
 #[test]
+fn a_secret_that_a_dump_has_stripped_has_to_be_given_again() {
+    for command in ["format", "config"] {
+        let volume = Volume::new(&[]);
+        set(&volume, |setting| setting["SecretKey"] = "removed".into());
+        let run = |flags: &[&str]| match command {
+            "format" => volume.format(flags),
+            _ => cairn([&["config", volume.url()], flags].concat()),
+        };
+        says(&run(&["--trash-days", "3"]).refused(), &["SecretKey"]);
+        run(&["--secret-key", "given-again"]).ok();
+        volume.mount(&[]).unmount();
+    }
+}
+
+#[test]
 fn a_database_that_is_not_there_is_not_made_by_mount() {
     let volume = Volume::unformatted();
     says(
@@ -299,8 +314,6 @@ fn database_cache_or_bucket_on_the_mount_itself_is_refused() {
 fn flags_that_do_nothing_yet_are_refused_by_name() {
     let volume = Volume::new(&[]);
     says(&volume.mount_refused(&["--backup-meta", "1h"]), &["--backup-meta"]);
-    let fresh = Volume::unformatted();
-    says(&fresh.format(&["--encrypt-rsa-key", "/nowhere.pem"]).refused(), &["encrypt"]);
 }
 
 #[test]

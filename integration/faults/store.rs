@@ -172,3 +172,78 @@ fn a_damaged_cache_file_is_dropped_and_fetched_again() {
     assert!(fs::read(mounted.path("f")).unwrap() == content);
     mounted.unmount();
 }
+
+#[test]
+fn a_bucket_that_moved_is_followed_without_a_new_mount() {
+    let volume = Volume::new(&[]);
+    let content = bytes(1, 5_000_000);
+    let mounted = volume.mount(&[]);
+    fs::write(mounted.path("f"), &content).unwrap();
+    mounted.unmount();
+    let mounted = volume.mount(&["--heartbeat", "1s", "--cache-dir", "memory"]);
+    let moved = volume.path("moved");
+    run(Path::new("/"), "cp", ["-a", volume.store().to_str().unwrap(), moved.to_str().unwrap()]).ok();
+    let bucket = format!("{}/", moved.display());
+    crate::support::cairn(["config", volume.url(), "--bucket", &bucket, "--yes"]).ok();
+    eventually("the mount uses the new bucket", PATIENCE, || {
+        mounted.said().contains("this client uses the new ones").then_some(())
+    });
+    fs::rename(volume.store(), volume.path("gone")).unwrap();
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+    fs::write(mounted.path("g"), &content).unwrap();
+    mounted.unmount();
+    volume.fsck_is_clean();
+}
+
+#[test]
+fn a_bucket_of_another_volume_is_not_followed() {
+    let (volume, other) = (Volume::new(&[]), Volume::new(&[]));
+    let mounted = volume.mount(&["--heartbeat", "1s", "--cache-dir", "memory"]);
+    let bucket = format!("{}/", other.store().display());
+    crate::support::cairn(["config", volume.url(), "--bucket", &bucket, "--yes", "--force"]).ok();
+    eventually("the mount refuses the bucket", PATIENCE, || {
+        mounted.said().contains("belongs to another volume").then_some(())
+    });
+    fs::write(mounted.path("f"), bytes(1, 1_000_000)).unwrap();
+    mounted.unmount();
+    assert_eq!((volume.blocks().len(), other.blocks().len()), (1, 0));
+}
+
+#[test]
+fn umount_says_what_it_waits_for() {
+    let volume = Volume::new(&[]);
+    let mut mounted = volume.mount(&["--io-retries", "7"]);
+    let content = bytes(1, 1_000_000);
+    let file = File::create(mounted.path("f")).unwrap();
+    let outage = Outage::begin(&volume);
+    file.write_all_at(&content, 0).unwrap();
+    // The close fails after its retries; the data stays and is tried again.
+    drop(file);
+    let said = volume.path("umount.log");
+    let mut umount = crate::support::binary();
+    umount.arg("umount").arg(mounted.root()).stderr(File::create(&said).unwrap());
+    let mut umount = umount.spawn().unwrap();
+    let text = || fs::read_to_string(&said).unwrap();
+    eventually("umount says how much is left", PATIENCE, || text().contains("kill").then_some(()));
+    assert!(text().contains("976.56 KiB of 1 files"), "{}", text());
+    outage.end();
+    assert!(umount.wait().unwrap().success(), "{}", text());
+    assert!(mounted.wait(PATIENCE).success());
+    drop(mounted);
+    let mounted = volume.mount(&[]);
+    assert!(fs::read(mounted.path("f")).unwrap() == content);
+}
+
+#[test]
+fn umount_of_what_could_not_be_saved_fails() {
+    let volume = Volume::new(&[]);
+    let mut mounted = volume.mount(&["--io-retries", "0"]);
+    let file = File::create(mounted.path("f")).unwrap();
+    let outage = Outage::begin(&volume);
+    file.write_all_at(&bytes(1, 1_000_000), 0).unwrap();
+    drop(file);
+    let said = crate::support::cairn([Path::new("umount"), mounted.root()]).refused();
+    assert!(said.contains("not everything was saved"), "{said}");
+    assert!(!mounted.wait(PATIENCE).success());
+    outage.end();
+}

@@ -101,6 +101,26 @@ fn directories_have_attributes_and_strangers_may_not_write_them() {
 }
 
 #[test]
+fn unknown_namespaces_are_refused_and_trusted_names_are_roots_to_see() {
+    let m = Fs::with(XATTR.0, XATTR.1);
+    m.write("f", b"");
+    let f = m.path("f");
+    for name in ["foo.bar", "userx"] {
+        assert_eq!(errno(set(&f, name, b"x")), libc::EOPNOTSUPP, "{name}");
+        assert_eq!(errno(get(&f, name)), libc::EOPNOTSUPP, "{name}");
+    }
+    set(&f, "trusted.t", b"1").unwrap();
+    set(&f, "user.u", b"2").unwrap();
+    let listed = || {
+        let mut list = [0u8; 100];
+        let bytes = llistxattr(&f, &mut list[..]).unwrap();
+        String::from_utf8_lossy(&list[..bytes]).into_owned()
+    };
+    assert!(listed().contains("trusted.t\0"));
+    assert_eq!(as_user(nobody(), &[], listed), "user.u\0");
+}
+
+#[test]
 fn without_the_flag_there_are_none() {
     let m = Fs::new();
     m.write("f", b"");

@@ -37,6 +37,8 @@ pub(crate) fn binary() -> Command {
     for name in ["META_PASSWORD", "ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN", "RUST_LOG"] {
         command.env_remove(name);
     }
+    // What the private keys of all encrypted volumes in these tests are locked with.
+    command.env("JFS_RSA_PASSPHRASE", "cairn-fixture");
     command
 }
 

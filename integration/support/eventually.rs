@@ -1,6 +1,9 @@
 //! The one place where tests wait for something they get no event for.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,4 +22,11 @@ pub(crate) fn eventually<T>(what: &str, patience: Duration, mut probe: impl FnMu
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// Does the process behind a pidfd end in time?
+pub(crate) fn ends_within(pidfd: &OwnedFd, patience: Duration) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    let limit = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+    matches!(poll(&mut fds, Some(&limit)), Ok(n) if n > 0)
 }

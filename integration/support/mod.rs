@@ -1,10 +1,12 @@
 //! What tests through the kernel share: volumes in temporary folders, mounts that clean up after
-//! themselves, and waiting for things to become true.
+//! themselves, database servers and the wires to them, and waiting for things to become true.
 
 mod chance;
 mod command;
 mod eventually;
 mod mounted;
+mod proxy;
+mod servers;
 mod user;
 mod volume;
 
@@ -12,6 +14,8 @@ pub(crate) use chance::Chance;
 pub(crate) use command::{Ran, binary, cairn, finish, run};
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use mounted::{Mounted, is_mounted};
+pub(crate) use proxy::{Cuts, Proxy};
+pub(crate) use servers::{Cluster, Engine, Kind, Mysql, Postgres, Redis, RedisConfig, Sentinels, free_port};
 pub(crate) use user::{as_user, nobody};
 pub(crate) use volume::Volume;
 

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::command::binary;
-use super::eventually::{PATIENCE, eventually};
+use super::eventually::{PATIENCE, ends_within, eventually};
 use super::volume::Volume;
 use super::{c_path, cvt};
 
@@ -29,13 +29,15 @@ impl Mounted {
     /// said is the error.
     pub(crate) fn start(volume: &Volume, root: &Path, flags: &[&str]) -> Result<Mounted, String> {
         assert!(Path::new("/dev/fuse").exists(), "no /dev/fuse: these tests need a kernel with FUSE (modprobe fuse)");
-        let log = volume.path("mount.log");
+        let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let log = volume.path(&format!("{name}.log"));
         let said = File::create(&log).expect("the folder is ours");
         let mut table = MountTable::open();
         let mut command = binary();
         command.arg("mount").arg(volume.url()).arg(root);
         if !flags.contains(&"--cache-dir") {
-            command.arg("--cache-dir").arg(volume.path("cache"));
+            let cache = if name == "mnt" { "cache".to_owned() } else { format!("cache-{name}") };
+            command.arg("--cache-dir").arg(volume.path(&cache));
         }
         if let Some(bucket) = volume.bucket() {
             command.args(["--bucket", bucket]);
@@ -145,12 +147,6 @@ fn detach(root: &Path) {
     let path = c_path(root);
     // SAFETY: a NUL-terminated path that lives until the call returns.
     unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
-}
-
-fn ends_within(pidfd: &OwnedFd, patience: Duration) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let limit = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
-    matches!(poll(&mut fds, Some(&limit)), Ok(n) if n > 0)
 }
 
 /// Is there a mount at this very path?

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::command::{Ran, cairn};
-use super::mounted::Mounted;
+use super::mounted::{Mounted, is_mounted};
+use super::servers::Engine;
 
 /// Database, store, cache and mount point of one volume, gone when dropped.
 pub(crate) struct Volume {
@@ -26,6 +27,21 @@ impl Volume {
         }
         let url = format!("sqlite3://{}/meta.db", folder.path().display());
         Volume { folder, url, bucket: None }
+    }
+
+    /// Formatted on this engine, without trash unless `flags` say so.
+    #[track_caller]
+    pub(crate) fn on(engine: &Engine, flags: &[&str]) -> Volume {
+        let volume = Volume { url: engine.url(), ..Volume::unformatted() };
+        let no_trash: &[&str] = if flags.contains(&"--trash-days") { &[] } else { &["--trash-days", "0"] };
+        volume.format(&[no_trash, flags].concat()).ok();
+        volume
+    }
+
+    /// Reaches its metadata by another URL from now on: through a proxy, say.
+    pub(crate) fn through(mut self, url: String) -> Volume {
+        self.url = url;
+        self
     }
 
     /// Formatted without trash, and whatever `flags` say.
@@ -51,10 +67,15 @@ impl Volume {
         cairn(args)
     }
 
-    /// Mounts it, with whatever `flags` say, and waits until it is there.
+    /// Mounts it, with whatever `flags` say, and waits until it is there. Each of several mounts at a
+    /// time has a mount point, a cache and a log of its own.
     #[track_caller]
     pub(crate) fn mount(&self, flags: &[&str]) -> Mounted {
-        Mounted::start(self, &self.path("mnt"), flags).unwrap_or_else(|words| panic!("mount failed: {words}"))
+        let mut places = std::iter::once("mnt".to_owned()).chain((2..).map(|n| format!("mnt-{n}")));
+        let place =
+            places.find(|name| !is_mounted(&self.path(name))).map(|name| self.path(&name)).expect("one is free");
+        std::fs::create_dir_all(&place).expect("the folder is ours");
+        Mounted::start(self, &place, flags).unwrap_or_else(|words| panic!("mount failed: {words}"))
     }
 
     /// The same, for mounts that must fail: what was said.

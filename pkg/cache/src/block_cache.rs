@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_crypt::Cipher;
 use cairn_env::Env;
 use cairn_types::BlockKey;
 
@@ -28,6 +29,16 @@ impl BlockCache {
     ///
     /// Only for settings that make no sense.
     pub fn open(env: Env, config: Config) -> Result<Arc<BlockCache>> {
+        BlockCache::with_cipher(env, config, None)
+    }
+
+    /// The same; what goes to disk is sealed with `cipher`. Its directories must then be other ones than
+    /// those of a cache in clear: each would take the other's files for damaged.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`BlockCache::open`].
+    pub fn with_cipher(env: Env, config: Config, cipher: Option<Arc<Cipher>>) -> Result<Arc<BlockCache>> {
         if !(0.0..=1.0).contains(&config.free_space_ratio) {
             return Err(Error::FreeSpaceRatio { ratio: config.free_space_ratio });
         }
@@ -35,7 +46,7 @@ impl BlockCache {
         Ok(Arc::new(BlockCache {
             memory: Memory::new(config.memory_bytes),
             memory_bytes_max: config.memory_bytes,
-            disk: Disk::open(&env, &config, &counters),
+            disk: Disk::open(&env, &config, cipher.as_ref(), &counters),
             counters,
         }))
     }
@@ -81,6 +92,11 @@ impl BlockCache {
         self.memory.contains(key) || self.disk.contains(key)
     }
 
+    /// Is what [`BlockCache::contains`] denies really absent? Not before each directory was scanned once.
+    pub fn is_indexed(&self) -> bool {
+        self.disk.is_indexed()
+    }
+
     /// Forgets a block; its file goes in the background.
     pub fn remove(&self, key: BlockKey) {
         self.memory.remove(key);
@@ -95,12 +111,6 @@ impl BlockCache {
     /// Is there a place where a block that is put now may be found later?
     pub fn keeps_blocks(&self) -> bool {
         self.memory_bytes_max > 0 || self.disk.is_usable()
-    }
-
-    /// Bytes of blocks put in one go that are sure to be found a moment later: half of the memory (the
-    /// other half is for what is read again and again), and the disks' queue.
-    pub fn newcomer_bytes(&self) -> u64 {
-        self.memory_bytes_max / 2 + self.disk.queue_bytes_max()
     }
 
     /// Counters, and what is held now.

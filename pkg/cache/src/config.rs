@@ -47,8 +47,10 @@ pub enum ChecksumLevel {
 pub enum Eviction {
     /// Nobody: a full cache takes nothing new.
     None,
-    /// Of two blocks picked at random, the one used longer ago. The default.
+    /// Newcomers that were not used a second time, then those not used for a round. The default.
     #[default]
+    S3Fifo,
+    /// Of two blocks picked at random, the one used longer ago. JuiceFS's default.
     TwoRandom,
     /// The block used longest ago.
     Lru,
@@ -72,9 +74,10 @@ impl FromStr for Eviction {
     fn from_str(s: &str) -> Result<Self, String> {
         Ok(match s {
             "none" => Eviction::None,
+            "s3-fifo" => Eviction::S3Fifo,
             "2-random" => Eviction::TwoRandom,
             "lru" => Eviction::Lru,
-            _ => return Err(format!("unknown eviction {s:?}: expected none, 2-random or lru")),
+            _ => return Err(format!("unknown eviction {s:?}: expected none, s3-fifo, 2-random or lru")),
         })
     }
 }

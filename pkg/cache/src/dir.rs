@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use cairn_crypt::Cipher;
 use cairn_env::Env;
 use cairn_types::{BlockKey, KeyLayout};
 use parking_lot::Mutex;
@@ -25,7 +26,7 @@ use crate::block_file::{self, BlockFile, Fault};
 use crate::index::{Index, weight};
 use crate::room::{Excess, Limits};
 use crate::stats::{Counters, add};
-use crate::{ChecksumLevel, Eviction};
+use crate::{ChecksumLevel, Eviction, sealed_file};
 
 const RAW: &str = "raw";
 const TMP_SUFFIX: &str = ".tmp";
@@ -54,6 +55,8 @@ pub(crate) struct Dir {
     path: PathBuf,
     lock: String,
     rules: Rules,
+    /// What files are sealed with; `None`: they are plain.
+    cipher: Option<Arc<Cipher>>,
     state: AtomicU8,
     failures: AtomicU32,
     told_full: AtomicBool,
@@ -67,7 +70,13 @@ pub(crate) struct Dir {
 
 impl Dir {
     /// Makes the directory ready. One that cannot be written but has a `.lock` is read from only.
-    pub(crate) fn open(env: Env, path: PathBuf, rules: Rules, counters: Arc<Counters>) -> io::Result<Dir> {
+    pub(crate) fn open(
+        env: Env,
+        path: PathBuf,
+        rules: Rules,
+        cipher: Option<Arc<Cipher>>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Dir> {
         let made = home::make_dirs(&path.join(RAW), rules.file_mode).and_then(|()| home::ensure_lock(&env, &path));
         let (lock, state) = match made {
             Ok(lock) => (lock, WRITABLE),
@@ -82,6 +91,7 @@ impl Dir {
             path,
             lock,
             rules,
+            cipher,
             state: AtomicU8::new(state),
             failures: AtomicU32::new(0),
             told_full: AtomicBool::new(false),
@@ -111,6 +121,11 @@ impl Dir {
         !self.is_out() && (!self.scanned.load(Acquire) || self.index.lock().contains(key))
     }
 
+    /// Has a scan seen everything?
+    pub(crate) fn is_scanned(&self) -> bool {
+        self.scanned.load(Acquire)
+    }
+
     /// Is the block known to be here? Never waits.
     pub(crate) fn contains(&self, key: BlockKey) -> bool {
         !self.is_out() && self.index.lock().contains(key)
@@ -126,7 +141,10 @@ impl Dir {
     pub(crate) fn read_now(&self, key: BlockKey, range: Range<u32>) -> Option<Bytes> {
         let file = self.open_files.get(&key)?;
         let bytes = file.read_nowait(range, self.rules.checksum)?.ok()?;
-        self.index.lock().touch(key, self.now_micros());
+        let now = self.now_micros();
+        if file.is_news(now) {
+            self.index.lock().touch(key, now);
+        }
         Some(bytes)
     }
 
@@ -151,7 +169,11 @@ impl Dir {
         if let Some(file) = self.open_files.get(&key) {
             return Ok(file);
         }
-        let file = Arc::new(BlockFile::open(&self.file_path(key), key.len, self.rules.checksum)?);
+        let path = self.file_path(key);
+        let file = Arc::new(match &self.cipher {
+            None => BlockFile::open(&path, key.len, self.rules.checksum)?,
+            Some(cipher) => BlockFile::open_sealed(&path, key.len, cipher, &self.name(key))?,
+        });
         self.open_files.insert(key, file.clone());
         Ok(file)
     }
@@ -199,7 +221,11 @@ impl Dir {
         let path = self.file_path(key);
         let tmp = with_suffix(&path, TMP_SUFFIX);
         let mut file = self.create_tmp(&tmp)?;
-        let written = block_file::write(&mut file, data, self.rules.checksum).and_then(|()| fs::rename(&tmp, &path));
+        let written = match &self.cipher {
+            None => block_file::write(&mut file, data, self.rules.checksum),
+            Some(cipher) => sealed_file::write(&mut file, data, cipher, &self.name(key)),
+        };
+        let written = written.and_then(|()| fs::rename(&tmp, &path));
         if written.is_err() {
             self.remove_path(&tmp);
         }
@@ -331,6 +357,21 @@ impl Dir {
         }
     }
 
+    /// Is the directory that was taken out the same as ever, and does it work again? If so it is in use
+    /// from now on, and what it holds is found out anew.
+    pub(crate) fn revive(&self) -> bool {
+        let is_back = home::read_lock(&self.path).is_ok_and(|lock| lock.as_deref() == Some(&self.lock))
+            && home::probe(&self.path, self.rules.file_mode).is_ok();
+        if is_back {
+            tracing::info!(dir = %self.path.display(), "cache directory works again");
+            self.failures.store(0, Relaxed);
+            self.scanned.store(false, Release);
+            self.told_full.store(false, Relaxed);
+            self.state.store(WRITABLE, Release);
+        }
+        is_back
+    }
+
     /// Uses the directory no more, and says so once.
     pub(crate) fn take_out(&self, reason: &str) {
         if self.state.swap(OUT, Release) != OUT {
@@ -342,7 +383,11 @@ impl Dir {
     }
 
     fn file_path(&self, key: BlockKey) -> PathBuf {
-        self.path.join(RAW).join(key.object_key(self.rules.key_layout))
+        self.path.join(RAW).join(self.name(key))
+    }
+
+    fn name(&self, key: BlockKey) -> String {
+        key.object_key(self.rules.key_layout)
     }
 
     fn now_micros(&self) -> u64 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_crypt::Cipher;
 use cairn_env::{Budget, Env, Permit, TaskSet};
 use cairn_types::{BlockKey, KeyLayout};
 use parking_lot::{Mutex, RwLock};
@@ -23,6 +24,8 @@ const QUEUE_BYTES_MAX: u64 = 32 << 20;
 const QUEUE_JOBS_MAX: usize = 4096;
 /// A directory that takes longer for one call is taken out.
 const CALL_TIME_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at a directory that was taken out.
+const PROBE_PERIOD: Duration = Duration::from_secs(60);
 /// Between two scans: what other clients added or removed shows after this.
 const SCAN_PERIOD: Duration = Duration::from_secs(3600);
 
@@ -72,8 +75,13 @@ impl Placement {
 impl Disk {
     /// Opens every directory that works; the others are named in one warning each. Starts scanning
     /// in the background, and never waits for it.
-    pub(crate) fn open(env: &Env, config: &Config, counters: &Arc<Counters>) -> Arc<Disk> {
-        let dirs = if config.disk_bytes == 0 { vec![] } else { open_dirs(env, config, counters) };
+    pub(crate) fn open(
+        env: &Env,
+        config: &Config,
+        cipher: Option<&Arc<Cipher>>,
+        counters: &Arc<Counters>,
+    ) -> Arc<Disk> {
+        let dirs = if config.disk_bytes == 0 { vec![] } else { open_dirs(env, config, cipher, counters) };
         let tasks = TaskSet::new(env.clone());
         let waiting = Arc::new(Waiting::default());
         let queues = dirs.iter().map(|dir| Mutex::new(Some(start_writer(env, &tasks, dir, &waiting)))).collect();
@@ -96,9 +104,9 @@ impl Disk {
         self.dirs.iter().any(|dir| !dir.is_out())
     }
 
-    /// Bytes that may wait to be written; 0 without a directory.
-    pub(crate) fn queue_bytes_max(&self) -> u64 {
-        if self.is_usable() { QUEUE_BYTES_MAX } else { 0 }
+    /// Every directory in use has been scanned.
+    pub(crate) fn is_indexed(&self) -> bool {
+        self.dirs.iter().all(|dir| dir.is_out() || dir.is_scanned())
     }
 
     /// The bytes if the block waits to be written. Never waits.
@@ -177,10 +185,11 @@ impl Disk {
         self.queues[at].lock().as_ref().is_some_and(|queue| queue.try_send(job).is_ok())
     }
 
-    /// The directory that holds the block; the ring is made anew once one has gone.
+    /// The directory that holds the block; the ring is made anew once one has gone or come back.
     fn owner(&self, key: BlockKey) -> Option<usize> {
         let mut placement = self.placement.read().clone();
-        if placement.members.iter().any(|&i| self.dirs[i].is_out()) {
+        let working = (0..self.dirs.len()).filter(|&i| !self.dirs[i].is_out());
+        if !working.eq(placement.members.iter().copied()) {
             placement = Arc::new(Placement::of(&self.dirs));
             *self.placement.write() = placement.clone();
         }
@@ -188,7 +197,7 @@ impl Disk {
     }
 }
 
-fn open_dirs(env: &Env, config: &Config, counters: &Arc<Counters>) -> Vec<Arc<Dir>> {
+fn open_dirs(env: &Env, config: &Config, cipher: Option<&Arc<Cipher>>, counters: &Arc<Counters>) -> Vec<Arc<Dir>> {
     let mut paths = config.dirs.clone();
     paths.sort();
     paths.dedup();
@@ -205,7 +214,8 @@ fn open_dirs(env: &Env, config: &Config, counters: &Arc<Counters>) -> Vec<Arc<Di
         file_mode: config.file_mode,
         key_layout: config.key_layout,
     };
-    let open = |path: std::path::PathBuf| match Dir::open(env.clone(), path.clone(), rules, counters.clone()) {
+    let dir = |path: &std::path::Path| Dir::open(env.clone(), path.into(), rules, cipher.cloned(), counters.clone());
+    let open = |path: std::path::PathBuf| match dir(&path) {
         Ok(dir) => Some(Arc::new(dir)),
         Err(e) => {
             add(&counters.dirs_failed, 1);
@@ -257,11 +267,24 @@ fn start_scans(env: &Env, tasks: &TaskSet, dir: &Arc<Dir>) {
     let (env, set, dir) = (env.clone(), tasks.clone(), Arc::downgrade(dir));
     tasks.spawn(async move {
         loop {
-            let Some(dir) = dir.upgrade().filter(|dir| !dir.is_out()) else { return };
-            let set_in_scan = set.clone();
-            env.blocking(move || dir.scan(&|| set_in_scan.is_stopping())).await;
-            if !set.rest(SCAN_PERIOD).await {
-                return;
+            let Some(dir) = dir.upgrade() else { return };
+            let (looked_at, set_in_scan) = (dir.clone(), set.clone());
+            let look = env.blocking(move || {
+                if !looked_at.is_out() || looked_at.revive() {
+                    looked_at.scan(&|| set_in_scan.is_stopping());
+                }
+            });
+            // A disk that hangs must not hold up the end; nor is it asked again before it has answered.
+            tokio::select! {
+                () = look => {}
+                () = set.stopping(), if dir.is_out() => return,
+            }
+            let mut rested = Duration::ZERO;
+            while rested < SCAN_PERIOD && (rested.is_zero() || !dir.is_out()) {
+                if !set.rest(PROBE_PERIOD).await {
+                    return;
+                }
+                rested += PROBE_PERIOD;
             }
         }
     });

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cairn_cache::{BlockCache, ChecksumLevel, Config, Eviction, find_staged};
+use cairn_crypt::{Algorithm, Cipher, Passphrase, PrivateKey};
 use cairn_env::Env;
 use cairn_types::{BlockKey, KeyLayout, SliceId};
 use proptest::prelude::*;
@@ -81,6 +82,76 @@ async fn files_look_as_juicefs_writes_them() {
     let again = open(config(&[dir.path().join("uuid")]));
     assert_eq!(fs::read_to_string(dir.path().join("uuid/.lock")).unwrap(), lock, "the identity stays");
     drop(again);
+}
+
+/// A cipher as each mount makes one; `key` is a file of `pkg/crypt/tests/keys`.
+fn cipher(key: &str) -> Arc<Cipher> {
+    let path = format!("{}/../crypt/tests/keys/{key}.pem", env!("CARGO_MANIFEST_DIR"));
+    let key = PrivateKey::from_pem(&fs::read_to_string(path).unwrap(), &Passphrase::default()).unwrap();
+    let env = Env::real();
+    Arc::new(Cipher::new(key, Algorithm::Aes256Gcm, Arc::new(move |bytes| env.fill_secret(bytes))).unwrap())
+}
+
+fn sealed(dir: &Path, key: &str) -> Arc<BlockCache> {
+    BlockCache::with_cipher(Env::simulated(1), config(&[dir.into()]), Some(cipher(key))).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_file_is_read_by_the_next_mount_in_any_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let lens = [1, PIECE as u32, 3 * PIECE as u32 + 5];
+    let cache = sealed(dir.path(), "pkcs1");
+    lens.iter().for_each(|len| cache.put(key(1, *len), content(key(1, *len))));
+    cache.close().await;
+    let cache = sealed(dir.path(), "pkcs1");
+    for len in lens {
+        let right = content(key(1, len));
+        let stored = fs::read(path(dir.path(), key(1, len))).unwrap();
+        assert!(len < 32 || !stored.windows(16).any(|w| right.windows(16).step_by(16).any(|r| r == w)), "{len}");
+        for range in [0..len, 0..1, len - 1..len, len / 2..len, len / 3..len / 2, PIECE as u32..len.max(PIECE as u32)] {
+            if range.end <= len {
+                let found = cache.get(key(1, len), range.clone()).await;
+                assert_eq!(found, Some(right.slice(range.start as usize..range.end as usize)), "{len} {range:?}");
+            }
+        }
+    }
+    assert_eq!(cache.stats().damaged, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_file_that_is_not_what_it_was_is_removed() {
+    let key = key(1, 2 * PIECE as u32);
+    let header = cipher("pkcs1").file_header_bytes();
+    type Change<'a> = (&'a str, &'a dyn Fn(&Path));
+    let changes: [Change; 5] = [
+        ("the wrapped key", &|file| flip(file, 20)),
+        ("the content", &|file| flip(file, header as u64 + 100)),
+        ("a tag", &|file| flip(file, (header + PIECE) as u64 + 3)),
+        ("cut", &|file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(100).unwrap()),
+        ("another block's", &|file| {
+            let other = self::key(2, key.len);
+            fs::rename(path(file.ancestors().nth(5).unwrap(), other), file).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = sealed(dir.path(), "pkcs1");
+        [key, self::key(2, key.len)].iter().for_each(|key| cache.put(*key, content(*key)));
+        cache.close().await;
+        change(&path(dir.path(), key));
+        let cache = sealed(dir.path(), "pkcs1");
+        assert_eq!(whole(&cache, key).await, None, "{what}");
+        assert_eq!((cache.stats().damaged, path(dir.path(), key).exists()), (1, false), "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_file_of_another_key_is_no_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = sealed(dir.path(), "pkcs1");
+    cache.put(key(1, 100), content(key(1, 100)));
+    cache.close().await;
+    assert_eq!(whole(&sealed(dir.path(), "other"), key(1, 100)).await, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -316,6 +387,55 @@ async fn a_directory_that_vanishes_is_taken_out_and_the_others_go_on() {
     assert_eq!(whole(&cache, key(43, 100)).await, Some(content(key(43, 100))), "memory only");
     assert!(cache.keeps_blocks());
     cache.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_works_again_comes_back_with_what_it_holds() {
+    let root = tempfile::tempdir().unwrap();
+    let dirs: Vec<_> = (0..2).map(|i| root.path().join(format!("d{i}"))).collect();
+    let cache = open(config(&dirs));
+    settle().await;
+    for id in 0..40 {
+        cache.put(key(id, 100), content(key(id, 100)));
+    }
+    settle().await;
+    let before = cache.stats().disk_blocks;
+    // Its disk is unmounted, and mounted again a while later.
+    fs::rename(&dirs[0], root.path().join("away")).unwrap();
+    for id in 40..80 {
+        cache.put(key(id, 100), content(key(id, 100)));
+        settle().await;
+    }
+    assert_eq!((cache.stats().dirs, cache.stats().dirs_failed), (1, 1));
+    fs::create_dir(&dirs[0]).unwrap();
+    Env::simulated(0).sleep(Duration::from_secs(130)).await;
+    assert_eq!(cache.stats().dirs, 1, "another folder in its place is not it");
+    fs::remove_dir(&dirs[0]).unwrap();
+    fs::rename(root.path().join("away"), &dirs[0]).unwrap();
+    Env::simulated(0).sleep(Duration::from_secs(130)).await;
+    assert_eq!(cache.stats().dirs, 2);
+    assert!(cache.stats().disk_blocks > before, "what it holds is known");
+    for id in 0..40 {
+        assert_eq!(whole(&cache, key(id, 100)).await, Some(content(key(id, 100))), "{id}");
+    }
+    cache.put(key(99, 100), content(key(99, 100)));
+    cache.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_was_right_is_verified_again_once_its_file_was_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = key(1, 4 * PIECE as u32);
+    filled(dir.path(), &[key]).await;
+    let cache = open(config(&[dir.path().into()]));
+    for _ in 0..3 {
+        assert_eq!(whole(&cache, key).await, Some(content(key)));
+        assert_eq!(cache.get(key, 5..50).await.unwrap(), content(key).slice(5..50));
+    }
+    flip(&path(dir.path(), key), 2 * PIECE as u64);
+    assert_eq!(cache.get(key, 5..50).await.unwrap(), content(key).slice(5..50), "this piece is right");
+    assert_eq!(cache.get(key, 2 * PIECE as u32 + 5..2 * PIECE as u32 + 50).await, None, "this one is not");
+    assert_eq!(cache.stats().damaged, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -74,7 +74,7 @@ impl OpenBlock {
             }
         }
         assert_eq!(left, 0, "a block has all its bytes");
-        Rope { pieces, room }
+        Rope::new(pieces, room.map(Arc::new).into_iter().collect())
     }
 }
 
@@ -90,32 +90,49 @@ fn pieces(pos: usize, len: usize) -> impl Iterator<Item = (usize, usize, Range<u
     })
 }
 
-/// A block that no longer changes, in pieces. Dropping it gives its room back.
+/// A block that no longer changes, in pieces. The room they were paid with goes back with the last
+/// block that shares it.
 pub(crate) struct Rope {
     pieces: Vec<Bytes>,
-    room: Option<Permit>,
+    /// Where each piece ends.
+    ends: Vec<usize>,
+    room: Vec<Arc<Permit>>,
 }
 
 impl Rope {
+    pub(crate) fn new(pieces: Vec<Bytes>, room: Vec<Arc<Permit>>) -> Rope {
+        let mut end = 0;
+        let ends = pieces.iter().map(|piece| {
+            end += piece.len();
+            end
+        });
+        Rope { ends: ends.collect(), pieces, room }
+    }
+
     /// References to its pieces, to be sent as they are.
     pub(crate) fn pieces(&self) -> Vec<Bytes> {
         self.pieces.clone()
     }
 
+    /// What its bytes were paid with.
+    pub(crate) fn room(&self) -> Vec<Arc<Permit>> {
+        self.room.clone()
+    }
+
     /// References to the pieces of `range`.
     pub(crate) fn range(&self, range: Range<usize>) -> impl Iterator<Item = Bytes> {
-        let mut start = 0;
-        self.pieces.iter().filter_map(move |piece| {
-            let (from, to) = (range.start.max(start), range.end.min(start + piece.len()));
-            let part = (from < to).then(|| piece.slice(from - start..to - start));
-            start += piece.len();
-            part
+        let first = self.ends.partition_point(|&end| end <= range.start);
+        let touched = self.pieces[first..].iter().zip(&self.ends[first..]);
+        touched.map_while(move |(piece, end)| {
+            let start = end - piece.len();
+            let (from, to) = (range.start.max(start), range.end.min(*end));
+            (from < to).then(|| piece.slice(from - start..to - start))
         })
     }
 
-    /// Bytes of buffer it holds.
+    /// Bytes of buffer it holds; what it shares with other blocks counts in each.
     pub(crate) fn held(&self) -> u64 {
-        self.room.as_ref().map_or(0, Permit::units)
+        self.room.iter().map(|room| room.units()).sum()
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_cache::BlockCache;
+use cairn_crypt::Cipher;
 use cairn_env::{Env, TaskSet};
 use cairn_object::{ObjectStore, Payload};
 use cairn_types::layout::{block_count, block_len};
-use cairn_types::{BlockKey, Compression, SliceId, SliceRef};
+use cairn_types::{BlockKey, SliceId, SliceRef};
 use futures::StreamExt;
 use futures::stream;
 use tokio::runtime::Handle;
@@ -16,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::fetch::{Fetching, INLINE_CODEC_BYTES};
 use crate::pool::Pool;
 use crate::stats::{Counters, add};
-use crate::{ChunkStats, Config, Error, Reservation, Result, SliceWriter, Staging, codec};
+use crate::{ChunkStats, Codec, Config, Error, Loose, Reservation, Result, SliceWriter, Staging};
 
 /// Blocks of one slice deleted or looked at together.
 const BLOCKS_AT_ONCE: usize = 16;
@@ -29,6 +30,7 @@ pub struct ChunkStore {
     object: Arc<dyn ObjectStore>,
     cache: Arc<BlockCache>,
     config: Config,
+    codec: Codec,
     pool: Arc<Pool>,
     fetching: Fetching,
     tasks: TaskSet,
@@ -47,9 +49,21 @@ pub enum Depth {
 }
 
 impl ChunkStore {
-    /// Must be called inside a tokio runtime: that is where uploads will run.
+    /// Blocks of a volume that is not encrypted. Must be called inside a tokio runtime: that is where
+    /// uploads will run.
     pub fn new(env: Env, object: Arc<dyn ObjectStore>, cache: Arc<BlockCache>, config: Config) -> Arc<ChunkStore> {
-        ChunkStore::with_staging(env, object, cache, config, None)
+        ChunkStore::with_cipher(env, object, cache, config, None)
+    }
+
+    /// The same; blocks are sealed with `cipher`. The `cache` must not keep them in clear then.
+    pub fn with_cipher(
+        env: Env,
+        object: Arc<dyn ObjectStore>,
+        cache: Arc<BlockCache>,
+        config: Config,
+        cipher: Option<Arc<Cipher>>,
+    ) -> Arc<ChunkStore> {
+        ChunkStore::with_staging(env, object, cache, config, cipher, None)
     }
 
     /// The same, uploading what is staged on this machine, and staging if its rules say so.
@@ -58,9 +72,11 @@ impl ChunkStore {
         object: Arc<dyn ObjectStore>,
         cache: Arc<BlockCache>,
         config: Config,
+        cipher: Option<Arc<Cipher>>,
         staging: Option<Staging>,
     ) -> Arc<ChunkStore> {
-        let pool = Pool::new(&config);
+        let codec = Codec::new(config.compression, cipher);
+        let pool = Pool::new(&config, &codec);
         let tasks = TaskSet::new(env.clone());
         trim_when_idle(&tasks, &pool);
         let store = Arc::new(ChunkStore {
@@ -72,9 +88,11 @@ impl ChunkStore {
             object,
             cache,
             config,
+            codec,
             pool,
             tasks,
         });
+        rest_when_idle(&store);
         store.start_uploader();
         store
     }
@@ -82,6 +100,11 @@ impl ChunkStore {
     /// What it was made with.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How its blocks become objects.
+    pub fn codec(&self) -> &Codec {
+        &self.codec
     }
 
     /// The cache beside it.
@@ -124,6 +147,11 @@ impl ChunkStore {
         self.tasks.spawn(task);
     }
 
+    /// Resolves once [`ChunkStore::close`] was called.
+    pub(crate) async fn stopping(&self) {
+        self.tasks.stopping().await;
+    }
+
     /// Room for one write of up to `bytes`; waits in line until there is.
     ///
     /// A write may touch one page more than its length needs, so this takes up to 64 KiB more; what is
@@ -159,6 +187,13 @@ impl ChunkStore {
         SliceWriter::new(self.clone(), id, true)
     }
 
+    /// A slice of bytes gathered elsewhere, one after the other: several records will point into it.
+    /// It takes no more; its blocks leave with [`SliceWriter::finish`], staged as those of
+    /// [`ChunkStore::staging_writer`] are.
+    pub fn pack(self: &Arc<Self>, id: SliceId, loose: impl IntoIterator<Item = Loose>) -> SliceWriter {
+        SliceWriter::sealed(self.clone(), id, loose, true)
+    }
+
     /// Its blocks, in order.
     pub fn blocks(&self, slice: SliceRef) -> impl Iterator<Item = BlockKey> + use<> {
         let block_bytes = self.config.block_bytes;
@@ -179,7 +214,7 @@ impl ChunkStore {
     pub(crate) async fn put_block(&self, key: BlockKey, pieces: Vec<Bytes>, staging: bool) -> Result<()> {
         let plain = Payload(pieces);
         debug_assert_eq!(plain.len(), key.len as usize, "block {key}");
-        let outcome = if self.config.compression == Compression::None {
+        let outcome = if self.codec.is_plain() {
             self.put_object(key, plain.clone(), staging).await
         } else {
             self.put_encoded(key, plain.clone(), staging).await
@@ -209,13 +244,12 @@ impl ChunkStore {
     }
 
     async fn put_encoded(&self, key: BlockKey, plain: Payload, staging: bool) -> Result<()> {
-        let codec = self.config.compression;
-        let (len, most) = (key.len as usize, codec::bound(codec, key.len as usize));
-        // One joined copy for the codec and its output.
-        let mut room = self.pool.scratch(len + most).await;
-        let encode = move || codec::encode(codec, &plain.to_bytes());
+        let codec = self.codec.clone();
+        let mut room = self.pool.scratch(codec.scratch_bytes(key.len)).await;
+        let encode = move || codec.encode(&plain.0);
         let stored = if key.len <= INLINE_CODEC_BYTES { encode() } else { self.env.blocking(encode).await };
-        drop(room.split(len as u64));
+        // What the encoding took on its way is free again; the object stays until it is stored.
+        drop(room.split(room.units().saturating_sub(stored.len() as u64)));
         self.put_object(key, stored.into(), staging).await
     }
 
@@ -237,6 +271,7 @@ impl ChunkStore {
     }
 
     async fn delete_block(&self, key: BlockKey) -> Result<()> {
+        self.fetching.forget(key);
         self.cache.remove(key);
         match self.object.delete(&self.object_key(key)).await {
             Err(source) if !source.is_not_found() => Err(Error::Store { key, source }),
@@ -266,9 +301,7 @@ impl ChunkStore {
             return Ok(());
         }
         let info = self.object.head(&self.object_key(key)).await.map_err(|e| Error::from_store(key, e))?;
-        let most = codec::bound(self.config.compression, key.len as usize) as u64;
-        let least = if self.config.compression == Compression::None { most } else { 1 };
-        if (least..=most).contains(&info.bytes) {
+        if self.codec.object_bytes(key.len).contains(&info.bytes) {
             return Ok(());
         }
         Err(Error::Corrupt { key, reason: format!("object of {} bytes for a block of {}", info.bytes, key.len) })
@@ -290,7 +323,8 @@ impl ChunkStore {
             buffer_used_bytes,
             buffer_total_bytes,
             writers_waiting: self.pool.waiting(),
-            fetching_blocks: self.fetching.in_flight(),
+            fetching_blocks: self.fetching.in_flight().0,
+            ahead_blocks: self.fetching.in_flight().1,
             page_memory_bytes: self.pool.held(),
             ..self.counters.snapshot()
         }
@@ -310,6 +344,24 @@ impl std::fmt::Debug for ChunkStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChunkStore").field("object", &self.object).field("config", &self.config).finish()
     }
+}
+
+/// Gives back what was read ahead and left alone, and parts once a whole period has passed without one.
+fn rest_when_idle(store: &Arc<ChunkStore>) {
+    let (set, store) = (store.tasks.clone(), Arc::downgrade(store));
+    let tasks = set.clone();
+    tasks.spawn(async move {
+        let mut seen = 0;
+        while set.rest(IDLE_PERIOD).await {
+            let Some(store) = store.upgrade() else { return };
+            store.fetching.rest(store.env.instant());
+            let parts = store.counters.snapshot().range_gets;
+            if parts == seen {
+                store.fetching.clear_parts();
+            }
+            seen = parts;
+        }
+    });
 }
 
 /// Gives free pages back once a whole period has passed without a write.

@@ -1,8 +1,8 @@
 //! Memory for bytes on their way to the store: pages, lent against one budget.
 //!
 //! A writer reserves first (and may wait), then copies (and may not). What is reserved and not
-//! used goes back at once; what is used goes back when the block it became is stored. On compressed
-//! volumes a part of the budget is kept for the codec, so that dirt can never starve the uploads
+//! used goes back at once; what is used goes back when the block it became is stored. Unless blocks
+//! are stored as they are, a part of the budget is kept for the codec, so that dirt can never starve the uploads
 //! that would clean it.
 
 use std::sync::Arc;
@@ -10,16 +10,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cairn_env::{Budget, Permit};
-use cairn_types::Compression;
 use crossbeam_queue::ArrayQueue;
 use tokio::sync::Notify;
 
-use crate::Config;
+use crate::{Codec, Config};
 
 /// A full page. The smaller ones serve the start of a slice, which may be all of a small file.
 pub(crate) const PAGE_BYTES: usize = 64 * 1024;
 const PAGE_SIZES: [usize; 3] = [4 * 1024, 16 * 1024, PAGE_BYTES];
-/// Of the buffer of a compressed volume: what dirty pages may take; the codec has the rest.
+/// Of the buffer of a compressed or encrypted volume: what dirty pages may take; the codec has the rest.
 const DIRT_PERCENT: u64 = 60;
 /// Free pages kept for the next write, of each size but the largest.
 const FREE_SMALL_PAGES_MAX: usize = 1024;
@@ -49,10 +48,16 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    pub(crate) fn into_permit(self) -> Permit {
+        self.0
+    }
+}
+
 impl Pool {
-    pub(crate) fn new(config: &Config) -> Arc<Pool> {
+    pub(crate) fn new(config: &Config, codec: &Codec) -> Arc<Pool> {
         let total = config.buffer_total_bytes();
-        let dirt = if config.compression == Compression::None { total } else { total / 100 * DIRT_PERCENT };
+        let dirt = if codec.is_plain() { total } else { total / 100 * DIRT_PERCENT };
         let free_max = |size: usize| if size == PAGE_BYTES { dirt as usize / size } else { FREE_SMALL_PAGES_MAX };
         Arc::new(Pool {
             dirt: Budget::new(dirt),

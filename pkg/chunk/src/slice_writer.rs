@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cairn_env::Permit;
 use cairn_types::layout::{block_len, block_spans};
 use cairn_types::{BlockKey, CHUNK_BYTES, SliceId, SliceRef};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::block_buffer::{OpenBlock, Rope, join};
-use crate::{ChunkStore, Error, Reservation, Result};
+use crate::{ChunkStore, Error, Loose, Reservation, Result};
 
 /// Garbage collection elsewhere may delete a block that is older than an hour and not committed: a
 /// slice that took longer than this is looked at again before anybody names it.
@@ -61,10 +62,14 @@ struct State {
 
 enum Block {
     Open(OpenBlock),
+    /// Sealed; leaves with `finish`.
+    Waiting(Rope),
     Sending(Rope),
     /// Kept until `finish` is called again.
     Failed(Rope, Error),
     Stored,
+    /// Given away by `take`: readable here, stored by somebody else.
+    Moved(Rope),
 }
 
 /// Bytes of a range, in order.
@@ -79,6 +84,41 @@ impl SliceWriter {
         SliceWriter {
             shared: Arc::new(Shared { store, id, staging, state: Mutex::new(state), settled: Notify::new() }),
         }
+    }
+
+    /// A sealed slice of bytes that are there already; they leave with [`SliceWriter::finish`].
+    pub(crate) fn sealed(
+        store: Arc<ChunkStore>,
+        id: SliceId,
+        loose: impl IntoIterator<Item = Loose>,
+        staging: bool,
+    ) -> SliceWriter {
+        let writer = SliceWriter::new(store, id, staging);
+        let mut blocks = Blocks::new(writer.block_bytes() as usize);
+        loose.into_iter().for_each(|loose| blocks.add(loose));
+        let (len, blocks) = blocks.done();
+        {
+            let mut state = writer.shared.state.lock();
+            state.len = u32::try_from(len).expect("a slice is at most a chunk");
+            state.blocks = blocks.into_iter().map(Block::Waiting).collect();
+            state.sealed = true;
+        }
+        writer
+    }
+
+    /// Takes all bytes out, to be stored as part of another slice, if none has left yet. They stay
+    /// readable here; nothing can be added or finished any more.
+    pub fn take(&self) -> Option<Loose> {
+        let mut state = self.shared.state.lock();
+        if state.sealed || !matches!(&state.blocks[..], [Block::Open(_)]) {
+            return None;
+        }
+        let Some(Block::Open(open)) = state.blocks.pop() else { unreachable!("just seen") };
+        let rope = open.freeze(state.len as usize);
+        let loose = Loose { pieces: rope.pieces(), room: rope.room() };
+        state.blocks.push(Block::Moved(rope));
+        state.sealed = true;
+        Some(loose)
     }
 
     /// The slice's id.
@@ -136,8 +176,8 @@ impl SliceWriter {
         let state = self.shared.state.lock();
         let held = |block: &Block| match block {
             Block::Open(open) => open.held(),
-            Block::Sending(rope) | Block::Failed(rope, _) => rope.held(),
-            Block::Stored => 0,
+            Block::Waiting(rope) | Block::Sending(rope) | Block::Failed(rope, _) => rope.held(),
+            Block::Stored | Block::Moved(_) => 0,
         };
         state.blocks.iter().map(held).sum()
     }
@@ -195,7 +235,9 @@ impl SliceWriter {
                     open.read(range, &mut copy);
                     parts.push(Part::Here(copy.into()));
                 }
-                Block::Sending(rope) | Block::Failed(rope, _) => parts.extend(rope.range(range).map(Part::Here)),
+                Block::Waiting(rope) | Block::Sending(rope) | Block::Failed(rope, _) | Block::Moved(rope) => {
+                    parts.extend(rope.range(range).map(Part::Here));
+                }
                 Block::Stored => {
                     let key = BlockKey { id: slice.id, index: span.index, len: span.block_len };
                     parts.push(Part::Stored(key, span.pos..span.pos + span.len));
@@ -237,7 +279,8 @@ impl SliceWriter {
                 return Err(Error::Discarded { id: self.shared.id });
             }
             assert!(state.len > 0, "slice {} is finished empty", self.shared.id);
-            let mut to_send = state.resend_failed();
+            assert!(!state.is_moved(), "the bytes of slice {} belong to another", self.shared.id);
+            let mut to_send = state.send_again();
             let rest = state.len - state.floor(self.block_bytes());
             if rest > 0 {
                 to_send.push((state.blocks.len() as u32 - 1, state.freeze_last(rest)));
@@ -282,8 +325,11 @@ impl SliceWriter {
         {
             let mut state = self.shared.state.lock();
             state.sealed = true;
+            if state.is_moved() {
+                return Ok(());
+            }
             state.discarded = true;
-            state.blocks.retain(|block| !matches!(block, Block::Open(_)));
+            state.blocks.retain(|block| !matches!(block, Block::Open(_) | Block::Waiting(_)));
         }
         self.wait_settled().await;
         let keys: Vec<_> = {
@@ -350,12 +396,16 @@ impl State {
         pieces
     }
 
-    /// Failed blocks are sending again; what to send of each.
-    fn resend_failed(&mut self) -> Vec<(u32, Vec<Bytes>)> {
+    fn is_moved(&self) -> bool {
+        matches!(self.blocks.first(), Some(Block::Moved(_)))
+    }
+
+    /// Blocks that wait or have failed are sending now; what to send of each.
+    fn send_again(&mut self) -> Vec<(u32, Vec<Bytes>)> {
         let mut again = Vec::new();
         for (index, block) in self.blocks.iter_mut().enumerate() {
             *block = match std::mem::replace(block, Block::Stored) {
-                Block::Failed(rope, _) => {
+                Block::Waiting(rope) | Block::Failed(rope, _) => {
                     again.push((index as u32, rope.pieces()));
                     Block::Sending(rope)
                 }
@@ -373,6 +423,59 @@ impl State {
             Ok(()) => self.first_stored = self.first_stored.or(now),
             Err(error) => self.blocks[index] = Block::Failed(rope, error),
         }
+    }
+}
+
+/// Cuts loose bytes into blocks.
+struct Blocks {
+    block_bytes: usize,
+    len: usize,
+    full: Vec<Rope>,
+    pieces: Vec<Bytes>,
+    /// Bytes in `pieces`.
+    filled: usize,
+    room: Vec<Arc<Permit>>,
+}
+
+impl Blocks {
+    fn new(block_bytes: usize) -> Blocks {
+        Blocks { block_bytes, len: 0, full: vec![], pieces: vec![], filled: 0, room: vec![] }
+    }
+
+    fn add(&mut self, loose: Loose) {
+        for mut piece in loose.pieces {
+            self.len += piece.len();
+            while !piece.is_empty() {
+                let part = piece.split_to(piece.len().min(self.block_bytes - self.filled));
+                self.filled += part.len();
+                self.pieces.push(part);
+                self.share(&loose.room);
+                if self.filled == self.block_bytes {
+                    self.close();
+                }
+            }
+        }
+    }
+
+    /// A block holds what its bytes were paid with until it is stored.
+    fn share(&mut self, room: &[Arc<Permit>]) {
+        for paid in room {
+            if !self.room.iter().rev().any(|held| Arc::ptr_eq(held, paid)) {
+                self.room.push(paid.clone());
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.filled = 0;
+        self.full.push(Rope::new(std::mem::take(&mut self.pieces), std::mem::take(&mut self.room)));
+    }
+
+    fn done(mut self) -> (usize, Vec<Rope>) {
+        if self.filled > 0 {
+            self.close();
+        }
+        (self.len, self.full)
     }
 }
 

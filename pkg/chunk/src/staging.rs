@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::stats::add;
-use crate::{ChunkStore, Error, Result, codec};
+use crate::{ChunkStore, Error, Result};
 
 pub use raw::RawStaging;
 
@@ -343,8 +343,8 @@ impl ChunkStore {
         };
         match stored {
             Some(Ok(stored)) => {
-                let (codec, len) = (self.config().compression, key.len as usize);
-                let plain = self.env().blocking(move || codec::decode(codec, stored, len)).await;
+                let (codec, len) = (self.codec().clone(), key.len as usize);
+                let plain = self.env().blocking(move || codec.decode(stored, len)).await;
                 plain.map(Some).map_err(|reason| Error::Corrupt { key, reason })
             }
             Some(Err(fault)) => {

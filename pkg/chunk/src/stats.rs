@@ -32,6 +32,8 @@ pub struct ChunkStats {
     pub prefetched_blocks: u64,
     /// Prefetches not begun because enough were in flight.
     pub prefetches_skipped: u64,
+    /// Gets made twice because the first was slow to begin.
+    pub hedged_gets: u64,
     /// Blocks deleted.
     pub deleted_blocks: u64,
     /// Bytes of buffer in use.
@@ -42,6 +44,8 @@ pub struct ChunkStats {
     pub writers_waiting: u64,
     /// Fetches in flight.
     pub fetching_blocks: u64,
+    /// Blocks read ahead that wait for their reader.
+    pub ahead_blocks: u64,
     /// Memory held for pages, lent or free, in bytes.
     pub page_memory_bytes: u64,
 }
@@ -62,6 +66,7 @@ pub(crate) struct Counters {
     pub(crate) corrupt_blocks: AtomicU64,
     pub(crate) prefetched_blocks: AtomicU64,
     pub(crate) prefetches_skipped: AtomicU64,
+    pub(crate) hedged_gets: AtomicU64,
     pub(crate) deleted_blocks: AtomicU64,
 }
 
@@ -88,6 +93,7 @@ impl Counters {
             corrupt_blocks: get(&self.corrupt_blocks),
             prefetched_blocks: get(&self.prefetched_blocks),
             prefetches_skipped: get(&self.prefetches_skipped),
+            hedged_gets: get(&self.hedged_gets),
             deleted_blocks: get(&self.deleted_blocks),
             ..ChunkStats::default()
         }

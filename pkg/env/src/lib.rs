@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use rand::rngs::SmallRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::rngs::{SmallRng, SysRng};
+use rand::{Rng, RngExt, SeedableRng, TryRng};
 
 pub use budget::{Budget, Permit};
 pub use failpoint::Failpoints;
@@ -104,6 +104,17 @@ impl Env {
     /// A random number in `0..n`; `n` must not be 0.
     pub fn random_below(&self, n: u64) -> u64 {
         self.inner.rng.lock().random_range(0..n)
+    }
+
+    /// Random bytes good enough for keys: the system's own, as few others are.
+    ///
+    /// # Panics
+    /// If the system has none to give.
+    pub fn fill_secret(&self, bytes: &mut [u8]) {
+        match self.inner.mode {
+            Mode::Real => SysRng.try_fill_bytes(bytes).expect("the system gives random bytes"),
+            Mode::Simulated { .. } => self.inner.rng.lock().fill_bytes(bytes),
+        }
     }
 
     /// `base` changed by up to `percent` in either direction.

@@ -520,7 +520,7 @@ impl Filesystem for KernelFs {
         if !self.config().xattr_served() {
             return reply.error(Errno::ENOSYS);
         }
-        if xattr::served(self.config(), name.as_bytes()) == Served::Never {
+        if xattr::served(self.config(), name.as_bytes()) != Served::Yes {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let Some(mode) = convert::xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
@@ -533,8 +533,8 @@ impl Filesystem for KernelFs {
         if !self.config().xattr_served() {
             return reply.error(Errno::ENOSYS);
         }
-        if xattr::served(self.config(), name.as_bytes()) == Served::Never {
-            return reply.error(xattr::absent(name.as_bytes()));
+        if let Some(errno) = xattr::absent(self.config(), name.as_bytes()) {
+            return reply.error(errno);
         }
         let (vfs, cred, call) = self.call(req, "getxattr", ino);
         let name = name.as_bytes().to_vec();
@@ -548,9 +548,10 @@ impl Filesystem for KernelFs {
             return reply.error(Errno::ENOSYS);
         }
         let (vfs, cred, call) = self.call(req, "listxattr", ino);
+        let is_root = cred.is_root();
         let answers = self.answers.clone();
         self.door.serve(call, async move { vfs.listxattr(&cred, Ino(ino.0)).await }, move |out| {
-            xattr::answer(reply, size, out.map(|names| xattr::joined(&answers.config, names)))
+            xattr::answer(reply, size, out.map(|names| xattr::joined(&answers.config, is_root, names)))
         });
     }
 
@@ -558,8 +559,8 @@ impl Filesystem for KernelFs {
         if !self.config().xattr_served() {
             return reply.error(Errno::ENOSYS);
         }
-        if xattr::served(self.config(), name.as_bytes()) == Served::Never {
-            return reply.error(xattr::absent(name.as_bytes()));
+        if let Some(errno) = xattr::absent(self.config(), name.as_bytes()) {
+            return reply.error(errno);
         }
         let (vfs, cred, call) = self.call(req, "removexattr", ino);
         let name = name.as_bytes().to_vec();

@@ -11,7 +11,12 @@ pub(crate) enum Served {
     Yes,
     /// It does not exist, and cannot be set.
     Never,
+    /// No file system knows such names.
+    Unknown,
 }
+
+/// Where a name may begin, as xattr(7) has it.
+const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
 
 /// Is the attribute `name` served here?
 pub(crate) fn served(config: &Config, name: &[u8]) -> Served {
@@ -19,20 +24,26 @@ pub(crate) fn served(config: &Config, name: &[u8]) -> Served {
         b"security.capability" => config.enable_cap,
         b"security.selinux" => config.enable_selinux,
         _ if name.starts_with(b"system.posix_acl_") => config.enable_acl,
+        _ if !NAMESPACES.iter().any(|space| name.starts_with(space)) => return Served::Unknown,
         _ => true,
     };
     if on { Served::Yes } else { Served::Never }
 }
 
-/// What reading a name that is never served answers: no such ACL, or no such attribute.
-pub(crate) fn absent(name: &[u8]) -> Errno {
-    if name.starts_with(b"system.") { Errno::EOPNOTSUPP } else { Errno::ENODATA }
+/// What reading or removing a name that is not served answers: no such thing, or no such attribute.
+pub(crate) fn absent(config: &Config, name: &[u8]) -> Option<Errno> {
+    match served(config, name) {
+        Served::Yes => None,
+        Served::Never if !name.starts_with(b"system.") => Some(Errno::ENODATA),
+        Served::Never | Served::Unknown => Some(Errno::EOPNOTSUPP),
+    }
 }
 
-/// The names as listxattr(2) wants them: each ends in NUL.
-pub(crate) fn joined(config: &Config, names: Vec<Vec<u8>>) -> Vec<u8> {
+/// The names as listxattr(2) wants them: each ends in NUL. `trusted.*` is root's alone to see.
+pub(crate) fn joined(config: &Config, is_root: bool, names: Vec<Vec<u8>>) -> Vec<u8> {
     let mut list = Vec::new();
-    for name in names.iter().filter(|name| served(config, name) == Served::Yes) {
+    let is_shown = |name: &&Vec<u8>| served(config, name) == Served::Yes && (is_root || !name.starts_with(b"trusted."));
+    for name in names.iter().filter(is_shown) {
         list.extend_from_slice(name);
         list.push(0);
     }
@@ -67,6 +78,20 @@ mod tests {
     #[test]
     fn listed_names_end_in_nul_and_hide_what_is_not_served() {
         let names = vec![b"user.a".to_vec(), b"security.selinux".to_vec(), b"user.b".to_vec()];
-        assert_eq!(joined(&settings(), names), b"user.a\0user.b\0");
+        assert_eq!(joined(&settings(), false, names), b"user.a\0user.b\0");
+        let names = || vec![b"trusted.t".to_vec(), b"user.a".to_vec()];
+        assert_eq!(joined(&settings(), true, names()), b"trusted.t\0user.a\0");
+        assert_eq!(joined(&settings(), false, names()), b"user.a\0");
+    }
+
+    #[test]
+    fn names_outside_of_every_namespace_are_not_supported() {
+        let absent = |name: &[u8]| absent(&settings(), name).map(|e| e.code());
+        assert_eq!(absent(b"user.x"), None);
+        assert_eq!(absent(b"security.selinux"), Some(libc::ENODATA));
+        assert_eq!(absent(b"system.posix_acl_access"), Some(libc::EOPNOTSUPP));
+        for name in [&b"foo.bar"[..], b"users.x", b"osx"] {
+            assert_eq!(absent(name), Some(libc::EOPNOTSUPP));
+        }
     }
 }

@@ -137,6 +137,7 @@ async fn vfs(env: &Env, cache_bytes: u64, enable_acl: bool) -> (Arc<Vfs>, Arc<Fa
         flush_age: Duration::from_secs(5),
         flush_idle: Duration::from_secs(1),
         reupload_age: Duration::from_secs(1800),
+        pack_bytes: 65_536,
         read_retries: 3,
         readdir_page: 1000,
         hide_internal: false,

@@ -7,8 +7,8 @@
 //! Only what is found twice counts: a block the listing lacks is asked for by name, and its slice
 //! must still be named by a file afterwards, because the volume may be in use.
 //!
-//! Repair mends directories as the reference does (link counts, lost attributes, statistics). It
-//! never guesses at data.
+//! Repair mends directories as the reference does (link counts, lost attributes, statistics), and on
+//! the whole volume what it adds up: usage, quotas, the next numbers. It never guesses at data.
 
 mod data;
 mod finding;
@@ -36,10 +36,8 @@ pub struct Options {
     pub path: Option<Vec<u8>>,
     /// Everything below the path too.
     pub recursive: bool,
-    /// Mend directories.
+    /// Mend directories and sums.
     pub repair: bool,
-    /// Mend statistics of directories, if `repair`.
-    pub sync_dir_stat: bool,
     /// Read and decode every block.
     pub verify: bool,
     /// Mode of directories whose attributes are made anew.
@@ -50,15 +48,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            path: None,
-            recursive: false,
-            repair: false,
-            sync_dir_stat: false,
-            verify: false,
-            repair_dir_mode: 0o755,
-            threads: 10,
-        }
+        Options { path: None, recursive: false, repair: false, verify: false, repair_dir_mode: 0o755, threads: 10 }
     }
 }
 

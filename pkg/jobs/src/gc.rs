@@ -3,7 +3,7 @@
 //! One read of the metadata, one listing of the store, both streamed; in memory are 16 bytes for
 //! each slice record. An object is leaked only if it was put longer ago than
 //! [`Options::skip_younger`] *before the metadata was read*: its slice may have been committed
-//! since. Names that are not blocks' are ignored.
+//! since. Names that are not blocks' are ignored. What interrupted puts left behind goes after an hour.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,6 +26,10 @@ use crate::slice_index::{Class, SliceIndex, Verdict};
 
 /// Leaked objects deleted at a time.
 const DELETE_BATCH: usize = 1000;
+
+/// What an interrupted put left behind is taken for a put that is still under way while it is
+/// younger than this, whatever [`Options::skip_younger`] says: no attempt takes so long.
+const PUT_LASTS: Duration = Duration::from_secs(3600);
 
 /// Leaked keys a report names; the others are counted.
 pub const KEYS_SHOWN: usize = 1000;
@@ -107,7 +111,9 @@ pub struct Report {
     pub corrupt_lists: u64,
     /// The first leaked keys, and why.
     pub leaked_keys: Vec<(String, Leak)>,
-    /// Leaked objects deleted.
+    /// What interrupted puts left behind under temporary names, long ago.
+    pub unfinished: Tally,
+    /// Leaked objects deleted, and unfinished ones.
     pub deleted: Tally,
     /// What else was deleted.
     pub cleaned: Cleaned,
@@ -134,6 +140,7 @@ pub async fn run(
     let start = SystemTime::from(meta.now());
     let index = gc.index().await?;
     gc.scan(&index, start).await?;
+    gc.scan_leftovers(start).await?;
     Ok(gc.report)
 }
 
@@ -231,6 +238,27 @@ impl Gc<'_> {
             }
         }
         self.told(Phase::ScanObjects, self.report.scanned);
+        self.delete(doomed).await
+    }
+
+    /// What a killed client was writing: never named by anybody, but it takes room.
+    async fn scan_leftovers(&mut self, start: SystemTime) -> Result<()> {
+        let store = self.store;
+        let mut left = store.leftovers("");
+        let (age, mut doomed) = (self.options.skip_younger.max(PUT_LASTS), Vec::new());
+        while let Some(object) = left.try_next().await? {
+            if is_young(&object, start, age) {
+                self.report.skipped.add(object.bytes);
+                continue;
+            }
+            self.report.unfinished.add(object.bytes);
+            if self.options.delete {
+                doomed.push(object);
+            }
+            if doomed.len() == DELETE_BATCH {
+                self.delete(std::mem::take(&mut doomed)).await?;
+            }
+        }
         self.delete(doomed).await
     }
 

@@ -13,4 +13,4 @@ pub(crate) use chunk::{ReleaseDelayed, SliceOwners, SwapChunk, UnownedSlices, Wa
 pub(crate) use scan::{ChunkPage, ChunksOf, LiveSlices, NameOf, PathsOf, Resolve, SlicePage};
 pub(crate) use session::{EndDead, ReleaseLocks, TrimChangeLog};
 pub(crate) use trash::{Detached, Hour, RemoveDetached, RemoveHour, TrashHours};
-pub(crate) use tree::{DirCheck, LocksOf, RepairDir, Stat, SyncDirStat};
+pub(crate) use tree::{DirCheck, LocksOf, MendSum, RepairDir, Stat, SyncDirStat};

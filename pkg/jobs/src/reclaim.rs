@@ -57,7 +57,7 @@ impl Reclaim {
     pub(crate) async fn delete_file(&self, file: DeletedFile) -> Result<Vec<SliceRef>> {
         let mut unowned = Vec::new();
         loop {
-            let op = DeleteChunks { ino: file.ino, limit: CHUNKS_PER_STEP };
+            let op = DeleteChunks { ino: file.ino, length: file.length, limit: CHUNKS_PER_STEP };
             let step = self.meta.run_durable(op, Durability::Power).await?;
             unowned.extend(step.unowned);
             if step.done {

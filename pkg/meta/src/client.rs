@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cairn_env::Env;
@@ -23,7 +23,7 @@ use crate::ops::link::Link;
 use crate::ops::lock::{Flock, GetPlock, SetPlock};
 use crate::ops::remove::{Fate, ReleaseSustained, Removed, Rmdir, Unlink};
 use crate::ops::rename::{Rename, RenameMode, Renamed};
-use crate::ops::session::{EndSession, Heartbeat, Reborn, Sessions, StartSession, SustainedOf, TakeIds};
+use crate::ops::session::{EndSession, FenceIds, Heartbeat, Reborn, Sessions, StartSession, SustainedOf, TakeIds};
 use crate::ops::setattr::{Access, Set, SetAttr, atime_is_due};
 use crate::ops::tree::{
     CheckAccess, CheckOpen, Chunks, Counters, GetAttr, GetSetting, GetXattr, ListXattr, Lookup, OpenHow, Parents,
@@ -59,6 +59,9 @@ pub struct Config {
     pub heartbeat: Duration,
     /// The directory shown as the root.
     pub root: Ino,
+    /// How long a directory's attributes may be told from what our own last change left behind, where
+    /// asking costs a round trip. The kernel's own attribute cache time: 1 s.
+    pub own_attr_age: Duration,
     /// Requests that may wait for `jobs`; more are dropped and found again by the hourly jobs.
     pub upkeep_queue: usize,
 }
@@ -72,6 +75,7 @@ impl Config {
             atime_mode: AtimeMode::NoAtime,
             heartbeat: Duration::from_secs(12),
             root: Ino::ROOT,
+            own_attr_age: Duration::from_secs(1),
             upkeep_queue: 10_000,
         }
     }
@@ -113,15 +117,19 @@ pub type DirPage = Vec<NamedEntry>;
 
 /// One client's view of a volume. See the module.
 pub struct Meta {
+    me: Weak<Meta>,
     env: Env,
     engine: Arc<dyn Engine>,
     config: Config,
     format: RwLock<Arc<Format>>,
     policy: RwLock<Arc<Policy>>,
     session: Mutex<Option<SessionRecord>>,
+    beating: tokio::sync::Mutex<()>,
     sequence: AtomicU64,
     inodes: IdRange,
     slices: IdRange,
+    /// The engine's generation that our ids were last compared in.
+    fenced: AtomicU64,
     opens: Arc<OpenTable>,
     upkeep_tx: mpsc::Sender<Upkeep>,
     upkeep_rx: Mutex<Option<mpsc::Receiver<Upkeep>>>,
@@ -144,6 +152,29 @@ impl std::fmt::Debug for Meta {
     }
 }
 
+/// What ids are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ids {
+    Inodes,
+    Slices,
+}
+
+impl Ids {
+    fn counter(self) -> Counter {
+        match self {
+            Ids::Inodes => Counter::NextInode,
+            Ids::Slices => Counter::NextChunk,
+        }
+    }
+
+    fn count(self) -> u64 {
+        match self {
+            Ids::Inodes => INODE_BATCH,
+            Ids::Slices => SLICE_BATCH,
+        }
+    }
+}
+
 /// Inodes taken ahead at a time.
 const INODE_BATCH: u64 = 1024;
 /// Slice ids taken ahead at a time.
@@ -160,13 +191,17 @@ impl Meta {
         let format = crate::load_format(&env, &*engine).await?.ok_or(Error::NotFormatted)?;
         let policy = Policy::new(&format, config.skip_dir_mtime);
         let (upkeep_tx, upkeep_rx) = mpsc::channel(config.upkeep_queue.max(1));
-        Ok(Arc::new(Meta {
+        let fenced = AtomicU64::new(engine.generation());
+        Ok(Arc::new_cyclic(|me| Meta {
+            me: me.clone(),
             env,
             engine,
+            fenced,
             format: RwLock::new(Arc::new(format)),
             policy: RwLock::new(Arc::new(policy)),
             config,
             session: Mutex::new(None),
+            beating: tokio::sync::Mutex::default(),
             sequence: AtomicU64::new(0),
             inodes: IdRange::default(),
             slices: IdRange::default(),
@@ -216,11 +251,10 @@ impl Meta {
     async fn once<O: Op>(&self, op: Arc<O>, write: Option<Durability>) -> Result<O::Out> {
         let cx = self.context();
         let out = Arc::new(Mutex::new(None));
-        // The claims in the context outlive the commit: they are dropped with it below.
+        // The claims in the context outlive every run and the commit: they are dropped with it below.
         let (shared, slot) = (Arc::new(cx), out.clone());
         let cx = shared.clone();
         let work = Box::new(move |tx: &mut dyn Txn| {
-            cx.claims.lock().clear();
             *slot.lock() = Some(op.apply(&cx, tx)?);
             Ok(())
         });
@@ -285,24 +319,82 @@ impl Meta {
 
     // --- ids
 
-    async fn next_id(&self, range: &IdRange, counter: Counter, count: u64) -> Result<u64> {
+    async fn next_id(&self, ids: Ids) -> Result<u64> {
+        self.fence_ids().await?;
+        let range = self.range(ids);
         loop {
             if let Some(id) = range.next() {
+                if range.left() < ids.count() / 2 && range.starts_refill() {
+                    self.refill_behind(ids);
+                }
                 return Ok(id);
             }
             let _refilling = range.refill.lock().await;
-            if let Some(id) = range.next() {
-                return Ok(id);
+            if range.left() == 0 {
+                self.take_ids(ids).await?;
             }
-            // Durable before use: a power cut must not hand an id out twice.
-            let first = self.run_durable(TakeIds { counter, count }, Durability::Power).await?;
-            range.fill(first, count);
         }
+    }
+
+    fn range(&self, ids: Ids) -> &IdRange {
+        match ids {
+            Ids::Inodes => &self.inodes,
+            Ids::Slices => &self.slices,
+        }
+    }
+
+    /// Durable before use: a power cut must not hand an id out twice.
+    async fn take_ids(&self, ids: Ids) -> Result<()> {
+        let op = TakeIds { counter: ids.counter(), count: ids.count() };
+        self.range(ids).fill(self.run_durable(op, Durability::Power).await?);
+        Ok(())
+    }
+
+    /// Fetches the next range while there is some of the last. If that fails, whoever finds none
+    /// left tries again and is told.
+    fn refill_behind(&self, ids: Ids) {
+        let Some(me) = self.me.upgrade() else { return };
+        self.env.spawn(async move {
+            let range = me.range(ids);
+            {
+                let _refilling = range.refill.lock().await;
+                if let Err(error) = me.take_ids(ids).await {
+                    tracing::debug!(%error, ?ids, "no ids could be taken ahead");
+                }
+            }
+            range.ends_refill();
+        });
+    }
+
+    /// After the engine was connected anew: if its counters are behind the ids we hold, it went
+    /// back to an older state, and would hand them out again (R9).
+    async fn fence_ids(&self) -> Result<()> {
+        let generation = self.engine.generation();
+        if self.fenced.load(Ordering::Acquire) == generation {
+            return Ok(());
+        }
+        let [_inodes, _slices] = [self.inodes.refill.lock().await, self.slices.refill.lock().await];
+        if self.fenced.load(Ordering::Acquire) == generation {
+            return Ok(());
+        }
+        let op = FenceIds { inode: self.inodes.highest(), slice: self.slices.highest() };
+        let pushed = self.run_durable(op, Durability::Power).await?;
+        for (range, pushed) in [&self.inodes, &self.slices].into_iter().zip(pushed) {
+            if pushed {
+                tracing::warn!(
+                    highest = range.highest(),
+                    "the metadata engine went back to an older state; its counters were pushed forward"
+                );
+                range.abandon();
+            }
+        }
+        self.fenced.store(generation, Ordering::Release);
+        Ok(())
     }
 
     /// A fresh slice id; waits only when a range of 4096 is used up.
     pub async fn next_slice_id(&self) -> Result<SliceId> {
-        self.next_id(&self.slices, Counter::NextChunk, SLICE_BATCH).await.map(SliceId)
+        self.next_id(Ids::Slices).await.map(SliceId)
     }
 
     /// Makes sure that no id up to `highest` is handed out any more, here or elsewhere. `true`: the
@@ -335,6 +427,11 @@ impl Meta {
     /// An inode's attributes.
     pub async fn getattr(&self, ino: Ino) -> Result<Attr> {
         self.check_alive(ino)?;
+        // The kernel asks for a directory's attributes after each change in it: ours left them so.
+        let own = self.engine.own_attr(self.real(ino), self.config.own_attr_age);
+        if let Some(attr) = own.filter(Attr::is_dir) {
+            return Ok(attr);
+        }
         let attr = self.view(GetAttr(self.real(ino))).await?;
         self.opens.seen_version(ino, &attr);
         Ok(attr)
@@ -373,7 +470,7 @@ impl Meta {
         if self.config.read_only {
             return Err(Error::ReadOnly);
         }
-        self.next_id(&self.inodes, Counter::NextInode, INODE_BATCH).await.map(Ino)
+        self.next_id(Ids::Inodes).await.map(Ino)
     }
 
     fn creation(&self, cred: &Cred, parent: Ino, name: &[u8], node: NewNode, ino: Ino, or_existing: bool) -> Create {
@@ -565,7 +662,14 @@ impl Meta {
         mtime: Option<Timestamp>,
         durability: Durability,
     ) -> Result<Committed> {
-        let done = self.run_durable(Commit { ino, slices, mtime }, durability).await?;
+        self.commit_as(Commit::new(ino, slices, mtime), durability).await
+    }
+
+    /// The same with all that a commit can say.
+    pub async fn commit_as(&self, commit: Commit, durability: Durability) -> Result<Committed> {
+        let ino = commit.ino;
+        self.check_locks(ino).await?;
+        let done = self.run_durable(commit, durability).await?;
         for &(index, _) in &done.counts {
             self.opens.drop_lists(ino, Some(index));
         }
@@ -697,6 +801,22 @@ impl Meta {
         outcome
     }
 
+    /// What was written under a lock that went with our session must not cover what its next holder
+    /// wrote. Whether the session still stands is asked once it is old enough to be taken for dead.
+    async fn check_locks(&self, ino: Ino) -> Result<()> {
+        let has = |wanted: &dyn Fn(Holding) -> bool| {
+            self.holders.lock().iter().any(|((of, _), holding)| *of == ino && wanted(*holding))
+        };
+        if !has(&|_| true) {
+            return Ok(());
+        }
+        let is_old = self.session.lock().as_ref().is_some_and(|s| s.expire_secs <= self.now().secs);
+        if is_old {
+            self.heartbeat().await?;
+        }
+        if has(&|holding| holding == Holding::Lost) { Err(Error::SessionLost) } else { Ok(()) }
+    }
+
     /// Takes, changes or drops a BSD lock; `WouldBlock` if somebody else is in the way.
     pub async fn flock(&self, ino: Ino, owner: u64, kind: Option<FlockKind>) -> Result<()> {
         let op = Flock { ino: self.real(ino), owner: self.lock_owner(owner), kind };
@@ -767,10 +887,16 @@ impl Meta {
     /// Says that we live. If others took us for dead we go on as a new session: what the old one
     /// held (locks, unlinked open files) answers [`Error::SessionLost`] from then on.
     pub async fn heartbeat(&self) -> Result<()> {
+        // One at a time: two would each begin a new session.
+        let _turn = self.beating.lock().await;
         let Some(mut session) = self.session.lock().clone() else { return Ok(()) };
         session.expire_secs = self.expiry();
         let old = session.sid;
-        if let Some(Reborn { sid, kept }) = self.run(Heartbeat { session: session.clone() }).await? {
+        let reborn = self.run(Heartbeat { session: session.clone() }).await?;
+        if let Some(known) = self.session.lock().as_mut().filter(|s| s.sid == old) {
+            known.expire_secs = session.expire_secs;
+        }
+        if let Some(Reborn { sid, kept }) = reborn {
             *self.session.lock() = Some(SessionRecord { sid, ..session });
             let files = self.opens.reap(&kept.into_iter().collect());
             let locks = self.lose_locks();

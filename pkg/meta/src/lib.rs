@@ -36,7 +36,7 @@ pub use error::{EngineError, Error, Result};
 pub use opens::OpenTable;
 pub use ops::acl::AclKind;
 pub use ops::create::{Created, NewNode};
-pub use ops::data::{Committed, FallocMode, NewSlice};
+pub use ops::data::{Commit, Committed, FallocMode, NewSlice};
 pub use ops::remove::{Fate, Removed};
 pub use ops::rename::{RenameMode, Renamed};
 pub use ops::setattr::{SetAttr, SetTime};

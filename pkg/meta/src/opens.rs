@@ -218,6 +218,13 @@ pub(crate) struct Claim {
     pub(crate) open: bool,
 }
 
+impl Claim {
+    /// The inode that is claimed.
+    pub(crate) fn ino(&self) -> Ino {
+        self.ino
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut guard = self.table.slots.lock();

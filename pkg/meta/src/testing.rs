@@ -472,7 +472,7 @@ async fn deleted_files_drop_references(f: Fixture) {
     f.meta.copy_range(&root(), (a, 0), (b, 0), 1000).await.unwrap();
     let Fate::Deleted(file) = f.meta.unlink(&root(), ROOT, b"a", true).await.unwrap().fate else { panic!() };
     assert_eq!(file.length, 2000);
-    let step = f.meta.run(DeleteChunks { ino: a, limit: 10 }).await.unwrap();
+    let step = f.meta.run(DeleteChunks { ino: a, length: 2000, limit: 10 }).await.unwrap();
     assert_eq!((step.unowned, step.done), (vec![own], true));
     f.meta.run(ForgetSlice(own)).await.unwrap();
     f.meta.run(ForgetSlice(shared)).await.unwrap();
@@ -782,7 +782,15 @@ async fn a_reaped_session_goes_on_as_a_new_one(f: Fixture) {
     assert_err!(f.meta.flock(locked, 1, Some(FlockKind::Write)).await, Error::SessionLost);
     f.meta.flock(locked, 2, Some(FlockKind::Write)).await.expect("the lock is free");
     f.meta.flock(locked, 2, None).await.unwrap();
+    let late = NewSlice {
+        index: ChunkIndex(0),
+        record: SliceRecord::whole(0, SliceRef { id: f.meta.next_slice_id().await.unwrap(), size: 9 }),
+        mtime: f.meta.now(),
+    };
+    let commit = || f.meta.commit(locked, vec![late], None, Durability::Process);
+    assert_err!(commit().await, Error::SessionLost);
     f.meta.flock(locked, 1, None).await.unwrap();
+    commit().await.expect("nobody thinks that it holds the lock");
     f.meta.flock(locked, 1, Some(FlockKind::Write)).await.expect("it has let go, and knows");
     f.meta.heartbeat().await.unwrap();
     assert_eq!(f.meta.sid(), Some(new));

@@ -6,7 +6,8 @@
 //! Rules an op must keep, so that every engine can run it:
 //!
 //! * It is deterministic: time, ids and policy come from its fields and [`Context`]; it may run
-//!   several times and only the last run counts.
+//!   several times and only the last run counts. A run may see guesses, and values that were never
+//!   true together: it must not panic on them, and its errors are checked before they are told.
 //! * It says what it relies on **narrowly**: [`Rely`] names the fields of an attribute whose change
 //!   would change the outcome. A network engine re-checks just those at commit.
 //! * It changes records by **verbs** ([`AttrChange`], `append_slices`, `add_counter`), never by
@@ -60,6 +61,25 @@ impl Rely {
     /// Both.
     pub const fn and(self, other: Rely) -> Rely {
         Rely(self.0 | other.0)
+    }
+
+    /// Are all fields of `other` among these?
+    pub const fn has(self, other: Rely) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Are two attributes alike in these fields?
+    pub fn same(self, a: &Attr, b: &Attr) -> bool {
+        let differs = |rely: Rely, alike: bool| self.has(rely) && !alike;
+        let permission = |a: &Attr| (a.mode, a.uid, a.gid, a.access_acl, a.default_acl);
+        !(differs(Rely::KIND, a.kind == b.kind)
+            || differs(Rely::PERMISSION, permission(a) == permission(b))
+            || differs(Rely::FLAGS, a.flags == b.flags)
+            || differs(Rely::PARENT, a.parent == b.parent)
+            || differs(Rely::LENGTH, a.length == b.length)
+            || differs(Rely::NLINK, a.nlink == b.nlink)
+            || differs(Rely::TIMES, (a.atime, a.mtime, a.ctime) == (b.atime, b.mtime, b.ctime))
+            || differs(Rely::TIER, a.tier == b.tier))
     }
 }
 
@@ -204,6 +224,11 @@ pub trait Txn {
     fn remove_symlink(&mut self, ino: Ino) -> Result<()>;
     /// One extended attribute.
     fn xattr(&mut self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// Is there an extended attribute of this name? Relied on: just that. `likely` is the caller's
+    /// guess, which costs nothing if it is right.
+    fn has_xattr(&mut self, ino: Ino, name: &[u8], _likely: bool) -> Result<bool> {
+        Ok(self.xattr(ino, name)?.is_some())
+    }
     /// Names of all extended attributes, sorted.
     fn xattr_names(&mut self, ino: Ino) -> Result<Vec<Vec<u8>>>;
     /// Sets one.
@@ -218,6 +243,10 @@ pub trait Txn {
     fn slices(&mut self, ino: Ino, index: ChunkIndex) -> Result<Vec<SliceRecord>>;
     /// Existing chunks of a file with `from <= index`, ascending, up to `limit`.
     fn chunks(&mut self, ino: Ino, from: ChunkIndex, limit: usize) -> Result<Vec<ChunkIndex>>;
+    /// Up to `limit` existing chunks of a removed file that had this length, ascending.
+    fn deleted_chunks(&mut self, ino: Ino, _length: u64, limit: usize) -> Result<Vec<ChunkIndex>> {
+        self.chunks(ino, ChunkIndex(0), limit)
+    }
     /// Appends records to a chunk's list; returns the number of records after it.
     fn append_slices(&mut self, ino: Ino, index: ChunkIndex, records: &[SliceRecord]) -> Result<u32>;
     /// Replaces a whole list that was read in this transaction.
@@ -261,10 +290,24 @@ pub trait Txn {
     fn counter(&mut self, counter: Counter) -> Result<i64>;
     /// Adds to a counter.
     fn add_counter(&mut self, counter: Counter, delta: i64) -> Result<()>;
+    /// Adds to a counter and answers the value after it.
+    fn advance_counter(&mut self, counter: Counter, delta: i64) -> Result<i64> {
+        let value = self.counter(counter)? + delta;
+        self.set_counter(counter, value)?;
+        Ok(value)
+    }
+    /// Is there room for `add` more below `limit`? Relied on: that there is, not how much.
+    fn counter_room(&mut self, counter: Counter, add: i64, limit: i64) -> Result<bool> {
+        Ok(self.counter(counter)? + add <= limit)
+    }
     /// Sets a counter.
     fn set_counter(&mut self, counter: Counter, value: i64) -> Result<()>;
     /// Statistics of a directory's direct entries.
     fn dir_stat(&mut self, dir: Ino) -> Result<Option<DirStat>>;
+    /// Has the directory statistics? Relied on: just that.
+    fn has_dir_stat(&mut self, dir: Ino) -> Result<bool> {
+        Ok(self.dir_stat(dir)?.is_some())
+    }
     /// Sets them.
     fn put_dir_stat(&mut self, dir: Ino, stat: &DirStat) -> Result<()>;
     /// Adds to them if the record exists; returns whether it did.
@@ -273,6 +316,14 @@ pub trait Txn {
     fn remove_dir_stat(&mut self, dir: Ino) -> Result<()>;
     /// A quota and its usage.
     fn quota(&mut self, key: QuotaKey) -> Result<Option<Quota>>;
+    /// Is there such a record? Relied on: just that.
+    fn has_quota(&mut self, key: QuotaKey) -> Result<bool> {
+        Ok(self.quota(key)?.is_some())
+    }
+    /// Is there no such record, or room in it for this much more? Relied on: that there is, not how much.
+    fn quota_room(&mut self, key: QuotaKey, space: i64, inodes: i64) -> Result<bool> {
+        Ok(self.quota(key)?.is_none_or(|q| !q.exceeded_by(space, inodes)))
+    }
     /// Sets limits and usage.
     fn put_quota(&mut self, key: QuotaKey, quota: &Quota) -> Result<()>;
     /// Adds to the usage of an existing record; returns whether it exists.
@@ -343,7 +394,7 @@ pub struct Context {
     /// Number of this change in the client's change log.
     pub sequence: u64,
     pub(crate) opens: Arc<OpenTable>,
-    /// Held until the outcome is known.
+    /// Held through every run until the outcome is known.
     pub(crate) claims: Mutex<Vec<Claim>>,
 }
 
@@ -351,9 +402,15 @@ impl Context {
     /// Is the inode open in this client (and must be kept)? If not, opening it waits until this
     /// operation's outcome is known.
     pub(crate) fn claim_for_removal(&self, ino: Ino) -> bool {
+        let mut claims = self.claims.lock();
+        // Another run of the same operation finds what the first one found: no file is opened
+        // meanwhile, and one that is closed meanwhile is let go of afterwards.
+        if let Some(claim) = claims.iter().find(|claim| claim.ino() == ino) {
+            return claim.open && self.sid.is_some();
+        }
         let claim = self.opens.claim(ino);
         let open = claim.open;
-        self.claims.lock().push(claim);
+        claims.push(claim);
         open && self.sid.is_some()
     }
 
@@ -403,6 +460,18 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Runs `work`, which changes nothing, over one consistent view.
     async fn read(&self, work: Work) -> Result<()>;
+
+    /// Attributes as this client's own last commit left them, at most `age` ago and unless somebody
+    /// else's change was seen since: for the question about a directory that the kernel asks after
+    /// each change in it. Nothing on engines that cost no round trip.
+    fn own_attr(&self, _ino: Ino, _age: std::time::Duration) -> Option<Attr> {
+        None
+    }
+
+    /// Changes whenever the engine may have gone back to an older state (R9).
+    fn generation(&self) -> u64 {
+        0
+    }
 
     /// Makes the empty tables of a new volume. Leaves existing ones alone.
     async fn create_tables(&self) -> Result<()>;

@@ -19,7 +19,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
 
-use crate::{ObjectInfo, ObjectStore, Payload, Result};
+use crate::{ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 const CELL_BYTES: u64 = 1024;
 /// What may pass at once after a pause: so much time's worth.
@@ -152,6 +152,18 @@ impl ObjectStore for Limited {
         Ok(bytes)
     }
 
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        let rate = self.bandwidth.rates().download;
+        if rate == 0 {
+            return self.inner.get_into(key, range, sink).await;
+        }
+        // It pays before its caller sees it, so it comes in one piece.
+        let bytes = self.get(key, range).await?;
+        sink.begin();
+        sink.push(&bytes);
+        Ok(bytes.len() as u64)
+    }
+
     async fn put(&self, key: &str, body: Payload) -> Result<()> {
         self.up.pay(body.len() as u64, self.bandwidth.rates().upload).await;
         self.inner.put(key, body).await
@@ -163,6 +175,10 @@ impl ObjectStore for Limited {
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.inner.head(key).await
+    }
+
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
     }
 
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {

@@ -24,9 +24,32 @@ pub(crate) fn of_payload(body: &Payload) -> u32 {
 
 /// Hands `bytes` on if they match the decimal checksum that was stored with them.
 pub(crate) fn verify(key: &str, bytes: Bytes, stored: &str) -> Result<Bytes> {
-    let actual = of_bytes(&bytes);
+    compare(key, of_bytes(&bytes), stored).map(|()| bytes)
+}
+
+/// CRC-32C of a body that comes in pieces.
+pub(crate) struct Running(Digest);
+
+impl Default for Running {
+    fn default() -> Running {
+        Running(Digest::new(CrcAlgorithm::Crc32Iscsi))
+    }
+}
+
+impl Running {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Does what came match the decimal checksum that was stored with it?
+    pub(crate) fn verify(&self, key: &str, stored: &str) -> Result<()> {
+        compare(key, self.0.finalize() as u32, stored)
+    }
+}
+
+fn compare(key: &str, actual: u32, stored: &str) -> Result<()> {
     match stored.trim().parse::<u32>() {
-        Ok(expected) if expected == actual => Ok(bytes),
+        Ok(expected) if expected == actual => Ok(()),
         _ => Err(Error::Corrupt {
             key: key.to_owned(),
             reason: format!("its CRC-32C is {actual}, stored with it is {stored:?}"),

@@ -10,7 +10,7 @@ use cairn_env::Budget;
 use futures::stream::BoxStream;
 
 use crate::metrics::Metrics;
-use crate::{ObjectInfo, ObjectStore, Payload, Result};
+use crate::{ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 /// Holds puts and gets back until a permit is free. Small calls (head, delete, list) pass.
 #[derive(Debug)]
@@ -43,6 +43,11 @@ impl ObjectStore for Concurrent {
         self.inner.get(key, range).await
     }
 
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        let _permit = self.downloads.acquire(1).await;
+        self.inner.get_into(key, range, sink).await
+    }
+
     async fn put(&self, key: &str, body: Payload) -> Result<()> {
         let _permit = self.uploads.acquire(1).await;
         let _counted = self.metrics.uploading();
@@ -55,6 +60,10 @@ impl ObjectStore for Concurrent {
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.inner.head(key).await
+    }
+
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
     }
 
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {

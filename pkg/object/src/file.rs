@@ -126,6 +126,10 @@ impl ObjectStore for FileStore {
         walk(self, Wanted::new(prefix, after))
     }
 
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        walk(self, Wanted::leftovers(prefix))
+    }
+
     async fn create(&self) -> Result<()> {
         let disk = self.disk.clone();
         let outcome = self.env.blocking(move || disk.create()).await;

@@ -24,6 +24,7 @@ mod retry;
 mod shard;
 mod stack;
 mod store;
+mod swap;
 mod timeout;
 mod walk;
 
@@ -37,4 +38,5 @@ pub use mem::MemStore;
 pub use metrics::Metrics;
 pub use probe::{is_empty_prefix, mark, owner, probe};
 pub use stack::{Dials, Limits, stack, stack_with};
-pub use store::{ObjectInfo, ObjectStore, Payload};
+pub use store::{ObjectInfo, ObjectStore, Payload, Sink};
+pub use swap::Swappable;

@@ -19,7 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::{ObjectInfo, ObjectStore, Payload, Result};
+use crate::{ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 const REQUEST_DURATIONS: &str = "object_request_durations_histogram_seconds";
 const REQUEST_ERRORS: &str = "object_request_errors";
@@ -156,6 +156,12 @@ impl ObjectStore for Metered {
         Ok(bytes)
     }
 
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        let bytes = self.count("GET", key, self.inner.get_into(key, range, sink)).await?;
+        self.metrics.add_bytes("GET", bytes);
+        Ok(bytes)
+    }
+
     async fn put(&self, key: &str, body: Payload) -> Result<()> {
         let bytes = body.len() as u64;
         self.count("PUT", key, self.inner.put(key, body)).await?;
@@ -169,6 +175,10 @@ impl ObjectStore for Metered {
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.count("HEAD", key, self.inner.head(key)).await
+    }
+
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
     }
 
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {

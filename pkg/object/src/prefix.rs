@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 /// Puts `prefix` in front of every key on the way down and takes it off on the way up.
 #[derive(Debug)]
@@ -60,6 +60,10 @@ impl ObjectStore for Prefixed {
         self.inner.get(&self.full(key), range).await.map_err(|e| self.strip_error(e))
     }
 
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        self.inner.get_into(&self.full(key), range, sink).await.map_err(|e| self.strip_error(e))
+    }
+
     async fn put(&self, key: &str, body: Payload) -> Result<()> {
         self.inner.put(&self.full(key), body).await.map_err(|e| self.strip_error(e))
     }
@@ -78,6 +82,11 @@ impl ObjectStore for Prefixed {
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {
         let after = if after.is_empty() { String::new() } else { self.full(after) };
         let found = self.inner.list(&self.full(prefix), &after);
+        found.map(|item| item.map(|info| self.strip(info)).map_err(|e| self.strip_error(e))).boxed()
+    }
+
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        let found = self.inner.leftovers(&self.full(prefix));
         found.map(|item| item.map(|info| self.strip(info)).map_err(|e| self.strip_error(e))).boxed()
     }
 

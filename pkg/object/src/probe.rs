@@ -30,9 +30,10 @@ fn probe_key(env: &Env) -> String {
     TESTING.chars().chain(name).collect()
 }
 
-/// Writes the object that says whose bucket this is: the volume's UUID as text.
-pub async fn mark(store: &dyn ObjectStore, uuid: &str) -> Result<()> {
-    store.put(UUID_KEY, uuid.as_bytes().to_vec().into()).await
+/// Writes the object that says whose bucket this is: the volume's UUID as text, encrypted if the
+/// volume is.
+pub async fn mark(store: &dyn ObjectStore, mark: Vec<u8>) -> Result<()> {
+    store.put(UUID_KEY, mark.into()).await
 }
 
 /// The UUID that [`mark`] left; `None` if nobody did, or in a form that is no UUID (encrypted).

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use crate::checksum::{self, METADATA_NAME};
 use crate::store::clip;
 use crate::walk::{Folders, Node, Wanted, walk};
-use crate::{Error, Location, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, Location, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 use connect::Recipe;
 use place::Service;
@@ -131,12 +131,26 @@ impl RemoteStore {
         }
     }
 
-    fn verify(&self, key: &str, bytes: Bytes, metadata: Option<&Metadata>) -> Result<Bytes> {
-        let user = metadata.filter(|_| self.keeps_checksum()).and_then(Metadata::user_metadata);
+    /// The condition behind a body that ended early; opendal wraps its errors there.
+    fn name_broken(&self, action: &'static str, key: &str, error: &std::io::Error) -> Error {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<opendal::Error>()) {
+            Some(inner) => self.name_error(action, key, inner),
+            None => {
+                let reason = error.to_string();
+                Error::Unavailable { action, key: key.to_owned(), reason, persistent: false }
+            }
+        }
+    }
+
+    fn stored_checksum(&self, metadata: Option<&Metadata>) -> Option<String> {
+        let user = metadata.filter(|_| self.keeps_checksum()).and_then(Metadata::user_metadata)?;
         // Names of headers come back in lower case.
-        let stored = user.and_then(|user| user.get("crc32c").or_else(|| user.get(METADATA_NAME)));
-        match stored {
-            Some(stored) => checksum::verify(key, bytes, stored),
+        user.get("crc32c").or_else(|| user.get(METADATA_NAME)).map(|sum| sum.to_string())
+    }
+
+    fn verify(&self, key: &str, bytes: Bytes, metadata: Option<&Metadata>) -> Result<Bytes> {
+        match self.stored_checksum(metadata) {
+            Some(stored) => checksum::verify(key, bytes, &stored),
             None => Ok(bytes),
         }
     }
@@ -227,6 +241,36 @@ impl ObjectStore for RemoteStore {
             Ok(body) => Ok(body.to_bytes()),
             Err(e) => self.get_clipped(key, range, &e).await,
         }
+    }
+
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        if range.as_ref().is_some_and(Range::is_empty) {
+            return Ok(0);
+        }
+        let failed = |e: opendal::Error| self.name_error("get", key, &e);
+        let reader = self.operator().await?.reader(key).await.map_err(failed)?;
+        let mut body = match range.clone() {
+            Some(range) => reader.clone().into_bytes_stream(range).await,
+            None => reader.clone().into_bytes_stream(..).await,
+        }
+        .map_err(failed)?;
+        let failed = |e: std::io::Error| self.name_broken("get", key, &e);
+        let mut crc = checksum::Running::default();
+        let mut total = 0;
+        sink.begin();
+        while let Some(bytes) = body.try_next().await.map_err(failed)? {
+            if range.is_none() {
+                crc.update(&bytes);
+            }
+            total += bytes.len() as u64;
+            sink.push(&bytes);
+        }
+        if range.is_none()
+            && let Some(stored) = self.stored_checksum(reader.metadata())
+        {
+            crc.verify(key, &stored)?;
+        }
+        Ok(total)
     }
 
     async fn put(&self, key: &str, body: Payload) -> Result<()> {

@@ -21,7 +21,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 
-use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 use outage::{Outage, Waiting};
 
@@ -155,6 +155,10 @@ impl ObjectStore for Retrying {
         self.persist("get", key, || self.inner.get(key, range.clone())).await
     }
 
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        self.persist("get", key, || self.inner.get_into(key, range.clone(), sink)).await
+    }
+
     async fn put(&self, key: &str, body: Payload) -> Result<()> {
         self.persist("put", key, || self.inner.put(key, body.clone())).await
     }
@@ -165,6 +169,10 @@ impl ObjectStore for Retrying {
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.persist("head", key, || self.inner.head(key)).await
+    }
+
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
     }
 
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, Peekable};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 /// Several stores that look like one.
 #[derive(Debug)]
@@ -81,6 +81,10 @@ impl ObjectStore for Sharded {
         self.of(key).get(key, range).await
     }
 
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        self.of(key).get_into(key, range, sink).await
+    }
+
     async fn put(&self, key: &str, body: Payload) -> Result<()> {
         self.of(key).put(key, body).await
     }
@@ -95,6 +99,11 @@ impl ObjectStore for Sharded {
 
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {
         merge(self.shards.iter().map(|shard| shard.list(prefix, after)).collect())
+    }
+
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        let prefix = prefix.to_owned();
+        stream::iter(&self.shards).flat_map(move |shard| shard.leftovers(&prefix)).boxed()
     }
 
     async fn create(&self) -> Result<()> {

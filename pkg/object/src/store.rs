@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 
 use crate::Result;
 
@@ -51,6 +52,15 @@ impl<T: Into<Bytes>> From<T> for Payload {
     }
 }
 
+/// Takes a body while it arrives, in order.
+pub trait Sink: Send + Sync {
+    /// An attempt begins: what is pushed next is the first byte again.
+    fn begin(&self);
+
+    /// The next bytes.
+    fn push(&self, bytes: &[u8]);
+}
+
 /// A flat space of immutable objects.
 ///
 /// Keys are `/`-separated and never start with `/`. An object is seen whole or not at all.
@@ -63,6 +73,16 @@ pub trait ObjectStore: Send + Sync + Debug + 'static {
     /// checksum is verified where the store keeps one.
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes>;
 
+    /// The same, told to `sink` as the bytes arrive; how many there were. What was told before an error is
+    /// no object. A whole object's checksum is verified at its end: a sink that acts before that acts on
+    /// bytes that only the transport has checked.
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        let bytes = self.get(key, range).await?;
+        sink.begin();
+        sink.push(&bytes);
+        Ok(bytes.len() as u64)
+    }
+
     /// Stores an object, replacing one of the same key. When it returns the store has it durably.
     async fn put(&self, key: &str, body: Payload) -> Result<()>;
 
@@ -74,6 +94,13 @@ pub trait ObjectStore: Send + Sync + Debug + 'static {
 
     /// All objects whose key starts with `prefix` and is greater than `after`, in byte order.
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>>;
+
+    /// What puts below `prefix` that were interrupted left behind and no listing shows, in no order; `delete` takes
+    /// the keys. A put that is under way may be among them: judge by the time. Only stores that write
+    /// under a temporary name have any.
+    fn leftovers<'a>(&'a self, _prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        stream::empty().boxed()
+    }
 
     /// Makes the place itself (bucket, folder) if it is missing and the backend can.
     async fn create(&self) -> Result<()> {

@@ -11,7 +11,7 @@ use cairn_env::Env;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 /// Gives up a call that takes too long; the retry above makes a new one.
 #[derive(Debug)]
@@ -56,6 +56,10 @@ impl ObjectStore for TimeLimited {
         self.within(self.get, "get", key, self.inner.get(key, range)).await
     }
 
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        self.within(self.get, "get", key, self.inner.get_into(key, range, sink)).await
+    }
+
     async fn put(&self, key: &str, body: Payload) -> Result<()> {
         self.within(self.put, "put", key, self.inner.put(key, body)).await
     }
@@ -66,6 +70,10 @@ impl ObjectStore for TimeLimited {
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.within(self.get, "head", key, self.inner.head(key)).await
+    }
+
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
     }
 
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {

@@ -41,11 +41,17 @@ impl Node {
 pub(crate) struct Wanted {
     pub(crate) prefix: String,
     pub(crate) after: String,
+    /// Instead of objects, what interrupted puts left behind.
+    pub(crate) leftovers: bool,
 }
 
 impl Wanted {
     pub(crate) fn new(prefix: &str, after: &str) -> Wanted {
-        Wanted { prefix: prefix.to_owned(), after: after.to_owned() }
+        Wanted { prefix: prefix.to_owned(), after: after.to_owned(), leftovers: false }
+    }
+
+    pub(crate) fn leftovers(prefix: &str) -> Wanted {
+        Wanted { leftovers: true, ..Wanted::new(prefix, "") }
     }
 
     /// Is this object asked for?

@@ -29,6 +29,8 @@ pub enum EngineKind {
     Mem,
     /// A file, in real time, because its threads are real.
     Sqlite,
+    /// Any engine, at this URL: an empty place for one world. In real time.
+    At(&'static str),
 }
 
 /// What kind of world.
@@ -245,7 +247,7 @@ impl World {
     async fn open(&mut self, left: Objects, format: bool) -> Result<Opened, String> {
         let env = match self.options.engine {
             EngineKind::Mem => Env::simulated(self.seed.wrapping_add(self.lives << 48)),
-            EngineKind::Sqlite => Env::real(),
+            EngineKind::Sqlite | EngineKind::At(_) => Env::real(),
         };
         if env.is_simulated() {
             tokio::time::advance(self.lived).await;
@@ -289,8 +291,11 @@ impl World {
     }
 
     async fn open_engine(&mut self, env: &Env) -> Result<Arc<dyn Engine>, String> {
-        if let Some(folder) = &self.folder {
-            let url = format!("sqlite3://{}/meta.db", folder.path().display());
+        let at = match (self.options.engine, &self.folder) {
+            (EngineKind::At(url), _) => Some(url.to_owned()),
+            (_, folder) => folder.as_ref().map(|f| format!("sqlite3://{}/meta.db", f.path().display())),
+        };
+        if let Some(url) = at {
             let options = OpenOptions { create: true, read_only: false };
             return open_engine(env.clone(), &url, options).await.map_err(words);
         }
@@ -369,6 +374,7 @@ fn meta_config() -> cairn_meta::Config {
         atime_mode: AtimeMode::NoAtime,
         heartbeat: Duration::from_secs(12),
         root: Ino::ROOT,
+        own_attr_age: Duration::ZERO,
         upkeep_queue: 10_000,
     }
 }
@@ -423,6 +429,7 @@ fn vfs_config() -> cairn_vfs::Config {
         flush_age: Duration::from_secs(5),
         flush_idle: Duration::from_secs(1),
         reupload_age: Duration::from_secs(1800),
+        pack_bytes: 65_536,
         read_retries: 3,
         readdir_page: 5,
         hide_internal: false,

@@ -29,6 +29,18 @@ pub use time::Timestamp;
 /// Space that `length` bytes of a file occupy in accounting: rounded up to 4 KiB, at least 4 KiB.
 ///
 /// This is the unit of `usedSpace`, directory statistics and quotas (volume format 6.8).
+/// A damaged record may hold any length, so this one is the largest that there is.
 pub fn space_of(length: u64) -> u64 {
-    length.max(1).div_ceil(4096) * 4096
+    length.max(1).div_ceil(4096).saturating_mul(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_counted_in_pages_whatever_the_length() {
+        assert_eq!([0, 1, 4096, 4097].map(space_of), [4096, 4096, 4096, 8192]);
+        assert_eq!([u64::MAX, u64::MAX - 4095].map(space_of), [u64::MAX, u64::MAX - 4095]);
+    }
 }

@@ -5,23 +5,25 @@
 //! committed and taking the new attributes happen under one lock, after metadata has dropped its
 //! old slice lists: a reader finds a byte in the overlay, in the list, or in both.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use cairn_chunk::ChunkStore;
-use cairn_env::{Budget, Env, TaskSet};
-use cairn_meta::{Durability, Error as MetaError, Meta, NewSlice};
-use cairn_types::{Attr, Ino, SliceId, Timestamp};
+use cairn_chunk::{ChunkStore, StoredSlice};
+use cairn_env::{Env, TaskSet};
+use cairn_meta::{Commit, Durability, Error as MetaError, Meta, NewSlice};
+use cairn_types::{Attr, ChunkIndex, Ino, SliceId, SliceRecord, Timestamp};
 use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use crate::file::{File, FileTable, State};
 use crate::flusher::Flusher;
-use crate::pending::{Slot, Upload};
+use crate::pending::{Slot, Upload, Upto};
+use crate::readahead::Lender;
 use crate::write_back::Closes;
 use crate::{Config, Error, Result};
 
@@ -39,7 +41,7 @@ pub(crate) struct Core {
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
     pub(crate) closes: Closes,
-    pub(crate) ahead: Budget,
+    pub(crate) ahead: Arc<Lender>,
     /// Counts changes of files open here: attributes asked for before one are old after it.
     generation: AtomicU64,
     /// Changes committed so far, and how many of them the engine's disk is known to hold.
@@ -51,12 +53,12 @@ impl Core {
     pub(crate) fn new(env: Env, meta: Arc<Meta>, chunk: Arc<ChunkStore>, config: Config) -> Core {
         Core {
             tasks: TaskSet::new(env.clone()),
-            ahead: Budget::new(config.readahead_total_bytes),
+            ahead: Lender::new(config.readahead_total_bytes),
             env,
             meta,
             chunk,
+            files: FileTable::new(config.pack_bytes > 0),
             config,
-            files: FileTable::default(),
             flusher: Flusher::new(),
             ids: IdStash::default(),
             closes: Closes::new(),
@@ -74,22 +76,22 @@ impl Core {
     /// Stores and commits everything written to `file` until now. Once begun it runs to its end,
     /// also when nobody waits for it any more.
     pub(crate) fn flush(self: &Arc<Core>, file: &Arc<File>, durability: Durability) -> ToTheEnd<Result<()>> {
-        let upto = file.state().newest();
+        let upto = if file.state().is_clean() { Upto::Nothing } else { Upto::All };
         self.flush_upto(file, upto, durability)
     }
 
-    /// The same for slots up to a number; for `None` only an owed sync is left to do.
+    /// The same for a part of it; for nothing only an owed sync is left to do.
     pub(crate) fn flush_upto(
         self: &Arc<Core>,
         file: &Arc<File>,
-        upto: Option<u64>,
+        upto: Upto,
         durability: Durability,
     ) -> ToTheEnd<Result<()>> {
         let (core, file) = (self.clone(), file.clone());
         let work = async move {
             let done = match upto {
-                Some(upto) => core.store_and_commit(&file, upto, durability).await,
-                None => Ok(()),
+                Upto::Nothing => Ok(()),
+                upto => core.store_and_commit(&file, upto, durability).await,
             };
             let done = match done {
                 Ok(()) if durability == Durability::Power => core.sync().await,
@@ -101,8 +103,8 @@ impl Core {
         ToTheEnd { work: Some(Box::pin(work)), tasks: self.tasks.clone() }
     }
 
-    async fn store_and_commit(&self, file: &File, upto: u64, durability: Durability) -> Result<()> {
-        let uploads = file.state().freeze_upto(upto);
+    async fn store_and_commit(&self, file: &File, upto: Upto, durability: Durability) -> Result<()> {
+        let (uploads, upto) = self.freeze(file, upto).await?;
         let stored = join_all(uploads.iter().map(|u| u.store())).await;
         // What is stored is committed even if a later slice failed.
         self.commit_stored(file, upto, durability).await?;
@@ -123,14 +125,16 @@ impl Core {
                 let state = file.state();
                 (stored_front(&state, upto, limit), state.set_mtime())
             };
-            if batch.is_empty() {
+            if batch.slots == 0 {
                 self.settle_notes(file).await;
                 return Ok(());
             }
-            self.make_safe(file, batch.len()).await?;
-            let (count, before) = (batch.len(), self.changes.load(Ordering::Acquire));
-            match self.meta.commit(file.ino, batch, set_mtime, durability).await {
+            self.make_safe(file, batch.slots).await?;
+            let (count, is_filled, before) = (batch.slots, batch.is_filled(), self.changes.load(Ordering::Acquire));
+            let (commit, uploads) = batch.commit(file.ino, set_mtime);
+            match self.meta.commit_as(commit, durability).await {
                 Ok(done) => {
+                    uploads.iter().for_each(|upload| upload.named.store(true, Ordering::Release));
                     {
                         let mut state = file.state();
                         self.believe(&mut state, done.attr);
@@ -139,6 +143,8 @@ impl Core {
                     file.drained.notify_waiters();
                     if durability == Durability::Power { self.synced_upto(before) } else { self.note_change() }
                 }
+                // Somebody wrote there since gaps were read: each run shows for itself, gaps do not.
+                Err(MetaError::Changed) if is_filled => file.state().fills.clear(),
                 Err(error) => {
                     let error = Error::from(error);
                     if !error.is_final() {
@@ -146,7 +152,8 @@ impl Core {
                     }
                     // One slice may be refused where the next one is not: find out which.
                     if count > 1 && !matches!(error, Error::Meta(MetaError::NoEntry)) {
-                        limit = 1;
+                        file.state().fills.clear();
+                        limit = (count.min(limit) / 2).max(1);
                         continue;
                     }
                     self.drop_front(file, count, &error).await;
@@ -166,30 +173,38 @@ impl Core {
         let bytes: u64 = slots.iter().map(|s| u64::from(s.len)).sum();
         warn!(ino = file.ino.0, bytes, %error, "unwritten data is dropped");
         self.settle_notes(file).await;
-        self.discard(slots).await;
+        self.discard(file, slots).await;
     }
 
-    /// Gives slices up that nobody will name.
-    async fn discard(&self, slots: Vec<Slot>) {
-        for slot in slots {
-            if let Err(error) = slot.upload.writer.discard().await {
-                debug!(slice = slot.upload.writer.id().0, %error, "blocks are left to gc");
+    /// Gives slices up that nobody will name: those of which no record is committed or will be.
+    async fn discard(&self, file: &File, slots: Vec<Slot>) {
+        let mut uploads = distinct(slots.iter());
+        {
+            let state = file.state();
+            uploads
+                .retain(|u| !u.named.load(Ordering::Acquire) && !state.queue.iter().any(|s| Arc::ptr_eq(&s.upload, u)));
+        }
+        for upload in uploads {
+            if let Err(error) = upload.writer.discard().await {
+                debug!(slice = upload.writer.id().0, %error, "blocks are left to gc");
             }
         }
     }
 
     /// Drops everything uncommitted of a file that nobody can open any more.
     pub(crate) async fn abandon(&self, file: &File) {
+        let _deciding = file.packing.lock().await;
         let _order = file.commit.lock().await;
         let slots = {
             let mut state = file.state();
+            drop(state.take_patches());
             state.freeze(u64::MAX);
             let count = state.queue.len();
             state.pop(count)
         };
         file.drained.notify_waiters();
         self.settle_notes(file).await;
-        self.discard(slots).await;
+        self.discard(file, slots).await;
     }
 
     /// Uploads slices again whose blocks may soon be taken for leaked (volume format 11.5).
@@ -198,7 +213,7 @@ impl Core {
         let is_old = |u: &Arc<Upload>| {
             u.writer.first_stored().is_some_and(|at| now.saturating_duration_since(at) >= self.config.reupload_age)
         };
-        let old: Vec<_> = file.state().uploads_upto(upto).into_iter().filter(is_old).collect();
+        let old: Vec<_> = uploads_upto(&file.state(), upto).into_iter().filter(is_old).collect();
         for upload in old {
             let fresh = self.copy(&upload).await?;
             {
@@ -211,7 +226,8 @@ impl Core {
             for (_, note) in notes {
                 self.chunk.settle(note).await;
             }
-            // A commit that seemed to fail may have happened: then gc, not we, decides.
+            // A commit that seemed to fail may have happened, and some records of a pack may be
+            // committed: then gc, not we, decides.
             if !upload.offered.load(Ordering::Acquire)
                 && let Err(error) = upload.writer.discard().await
             {
@@ -281,7 +297,7 @@ impl Core {
     pub(crate) async fn settle_releases(&self, file: &File) {
         let owed = {
             let mut state = file.state();
-            if state.queue.is_empty() { std::mem::take(&mut state.owed_releases) } else { 0 }
+            if state.is_clean() { std::mem::take(&mut state.owed_releases) } else { 0 }
         };
         for _ in 0..owed {
             if let Err(error) = self.meta.close_file(file.ino).await {
@@ -292,14 +308,73 @@ impl Core {
     }
 }
 
-/// The stored slots at the front of the queue, as metadata wants them.
-fn stored_front(state: &State, upto: u64, limit: usize) -> Vec<NewSlice> {
-    let mut batch = Vec::new();
-    for slot in state.queue.iter().take_while(|s| s.seq <= upto).take(limit) {
-        let Some(stored) = slot.upload.stored() else { break };
-        slot.upload.offered.store(true, Ordering::Release);
-        batch.push(NewSlice { index: slot.index, record: slot.record(stored), mtime: slot.mtime });
+/// The slices of slots up to `upto`, each once.
+pub(crate) fn uploads_upto(state: &State, upto: u64) -> Vec<Arc<Upload>> {
+    distinct(state.queue.iter().take_while(|s| s.seq <= upto))
+}
+
+fn distinct<'a>(slots: impl Iterator<Item = &'a Slot>) -> Vec<Arc<Upload>> {
+    let mut seen = HashSet::new();
+    slots.filter(|s| seen.insert(Arc::as_ptr(&s.upload))).map(|s| s.upload.clone()).collect()
+}
+
+/// Slots at the front of a file's queue, as one commit names them.
+#[derive(Default)]
+struct Batch {
+    slots: usize,
+    slices: Vec<NewSlice>,
+    unchanged: Vec<(ChunkIndex, Vec<SliceRecord>)>,
+    uploads: Vec<Arc<Upload>>,
+}
+
+impl Batch {
+    fn is_filled(&self) -> bool {
+        !self.unchanged.is_empty()
     }
+
+    fn commit(self, ino: Ino, mtime: Option<Timestamp>) -> (Commit, Vec<Arc<Upload>>) {
+        let named = self.uploads.iter().filter(|u| u.named.load(Ordering::Acquire)).map(|u| u.writer.id());
+        let named = named.collect();
+        (Commit { ino, slices: self.slices, mtime, named, unchanged: self.unchanged }, self.uploads)
+    }
+
+    /// Adds slots that one record shows: one, or all of a group with the gaps between them.
+    fn add(&mut self, slots: &[&Slot], stored: &StoredSlice) {
+        let (first, last) = (slots[0], slots[slots.len() - 1]);
+        let mut record = first.record(stored);
+        record.len = last.end() - first.pos;
+        let mtime = slots.iter().map(|s| s.mtime).max().expect("a group has slots");
+        self.slices.push(NewSlice { index: first.index, record, mtime });
+        self.slots += slots.len();
+    }
+}
+
+/// The stored slots at the front of the queue that one commit may name.
+fn stored_front(state: &State, upto: u64, limit: usize) -> Batch {
+    let stored = state.queue.iter().take_while(|s| s.seq <= upto);
+    let ready: Vec<(&Slot, &StoredSlice)> = stored.map_while(|s| Some((s, s.upload.stored()?))).collect();
+    let mut batch = Batch::default();
+    while let Some(&(slot, stored)) = ready.get(batch.slots)
+        && batch.slices.len() < limit
+    {
+        let fill = state.fills.iter().find(|f| f.slots().start == slot.seq);
+        let whole = fill.filter(|f| f.slots().end - slot.seq <= (ready.len() - batch.slots) as u64);
+        let Some(fill) = whole else {
+            batch.add(&[slot], stored);
+            continue;
+        };
+        if batch.slots > 0 && batch.slices.len() + fill.groups.len() > limit {
+            break;
+        }
+        for group in &fill.groups {
+            let group = &ready[batch.slots..batch.slots + (group.end - group.start) as usize];
+            let slots: Vec<&Slot> = group.iter().map(|(slot, _)| *slot).collect();
+            batch.add(&slots, group[0].1);
+        }
+        batch.unchanged.push((fill.index, fill.seen.clone()));
+    }
+    batch.uploads = distinct(ready[..batch.slots].iter().map(|(slot, _)| *slot));
+    batch.uploads.iter().for_each(|upload| upload.offered.store(true, Ordering::Release));
     batch
 }
 
@@ -323,12 +398,36 @@ impl IdStash {
         self.ids.lock().len() >= count
     }
 
+    /// So many of them, or none.
+    pub(crate) fn take_many(&self, count: usize) -> Option<Vec<SliceId>> {
+        let mut ids = self.ids.lock();
+        let rest = ids.len().checked_sub(count)?;
+        Some(ids.split_off(rest))
+    }
+
+    /// Takes unused ones back.
+    pub(crate) fn give_back(&self, unused: Vec<SliceId>) {
+        self.ids.lock().extend(unused);
+    }
+
+    /// So many of them; waits for them.
+    pub(crate) async fn several(&self, meta: &Meta, count: usize) -> Result<Vec<SliceId>> {
+        loop {
+            if let Some(ids) = self.take_many(count) {
+                return Ok(ids);
+            }
+            self.fill_to(meta, count).await?;
+        }
+    }
+
     /// Waits until there are some at hand.
     pub(crate) async fn fill(&self, meta: &Meta) -> Result<()> {
-        if self.has(STASH_IDS / 8) {
-            return Ok(());
-        }
-        while self.ids.lock().len() < STASH_IDS {
+        if self.has(STASH_IDS / 8) { Ok(()) } else { self.fill_to(meta, STASH_IDS).await }
+    }
+
+    /// Waits until there are so many at hand.
+    pub(crate) async fn fill_to(&self, meta: &Meta, count: usize) -> Result<()> {
+        while !self.has(count) {
             let id = meta.next_slice_id().await?;
             self.ids.lock().push(id);
         }

@@ -8,7 +8,8 @@ use crate::Control;
 /// Settings. The root decides all of them.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Bytes read ahead of one sequential reader at most (JuiceFS's default: 8 blocks).
+    /// Bytes read ahead of one sequential reader at most; 0 for none. As much as of all readers together, unless
+    /// somebody set it: how much is worth while is found out.
     pub readahead_max_bytes: u64,
     /// Bytes read ahead of all readers together; none begins more once they are used.
     pub readahead_total_bytes: u64,
@@ -19,6 +20,8 @@ pub struct Config {
     /// A stored slice that could not be committed for this long is uploaded again (30 min), since
     /// garbage collection elsewhere may delete it after an hour.
     pub reupload_age: Duration,
+    /// Small writes share slices (packs) of at most so many bytes; 0: every run is a slice of its own.
+    pub pack_bytes: u32,
     /// How often a read refreshes the slice list and tries again before it fails.
     pub read_retries: u32,
     /// Entries fetched from metadata at a time when a directory is listed.

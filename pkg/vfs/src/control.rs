@@ -83,6 +83,17 @@ pub enum ControlRequest {
     Drain,
 }
 
+impl ControlRequest {
+    /// Reads a message of this kind. Optional members at its end may be missing.
+    ///
+    /// # Errors
+    ///
+    /// What the protocol answers: an unknown or unsupported kind, or a body cut short.
+    pub fn parse(kind: u32, body: &[u8]) -> Result<ControlRequest, ErrnoByte> {
+        parse(kind, body)
+    }
+}
+
 /// How a message ends well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlReply {
@@ -154,7 +165,7 @@ impl ControlHandle {
         state.request.extend_from_slice(data);
         let Some((kind, body)) = state.complete() else { return };
         let control = control.cloned();
-        let outcome = match parse(kind, &body) {
+        let outcome = match ControlRequest::parse(kind, &body) {
             Ok(request) => control.map(|c| (c, request)).ok_or(INVALID),
             Err(errno) => Err(errno),
         };
@@ -265,7 +276,6 @@ async fn run(
     }
 }
 
-/// Reads a message. Optional members at the end may be missing.
 fn parse(kind: u32, body: &[u8]) -> Result<ControlRequest, ErrnoByte> {
     let mut b = body;
     let short = |_| INVALID;

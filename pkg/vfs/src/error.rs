@@ -47,7 +47,16 @@ impl Error {
         matches!(
             self,
             Error::Lost { .. }
-                | Error::Meta(M::NoEntry | M::NoSpace | M::Quota | M::TooLarge | M::NotPermitted | M::ReadOnly)
+                | Error::Meta(
+                    M::NoEntry
+                        | M::NoSpace
+                        | M::Quota
+                        | M::TooLarge
+                        | M::NotPermitted
+                        | M::ReadOnly
+                        // Kept, it would go through once the lock it was written under is let go.
+                        | M::SessionLost
+                )
         )
     }
 }

@@ -1,10 +1,10 @@
 //! What this client knows of one inode it has open or has not committed fully.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_chunk::{Intent, IntentId, IntentSlice, Reservation, SliceWriter};
+use cairn_chunk::{Intent, IntentId, IntentSlice, Patch, Reservation, SliceWriter};
 use cairn_types::layout::chunk_start;
 use cairn_types::{Attr, ChunkIndex, ChunkSpan, Ino, Timestamp};
 use dashmap::DashMap;
@@ -12,19 +12,21 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, RwLock};
 
 use crate::Error;
-use crate::pending::{Slot, Upload};
-use crate::ranges::Run;
+use crate::packing::Fill;
+use crate::patches::Patched;
+use crate::pending::{Slot, Upload, Upto};
+use crate::ranges::{Run, RunBytes};
 
 /// Open slots that one chunk may have; older ones take no more data (volume format 11.2).
 const OPEN_SLOTS_PER_CHUNK: usize = 4;
 
-/// Slots of a file beyond which writers wait for a flush.
-pub(crate) const SLOTS_MAX: usize = 4096;
+/// Slots of a file beyond which writers wait for a flush. A flush may make as many of a patch.
+pub(crate) const SLOTS_MAX: usize = 32_768;
 
 /// Slots of a file beyond which they are flushed without waiting for their age.
 pub(crate) const SLOTS_SOFT: usize = 2048;
 
-/// One inode. Lock order: `gate`, then `commit`, then `state`.
+/// One inode. Lock order: `gate`, then `packing`, then `commit`, then `state`.
 pub(crate) struct File {
     pub(crate) ino: Ino,
     /// Writers hold it shared while they copy; what changes the length or the list otherwise holds
@@ -32,6 +34,8 @@ pub(crate) struct File {
     pub(crate) gate: RwLock<()>,
     /// Held by whoever commits: the order of the file's commits.
     pub(crate) commit: tokio::sync::Mutex<()>,
+    /// Held by whoever decides in which slices dirt is stored.
+    pub(crate) packing: tokio::sync::Mutex<()>,
     /// Told whenever slots have left the queue.
     pub(crate) drained: Notify,
     state: Mutex<State>,
@@ -47,9 +51,17 @@ pub(crate) struct State {
     version: u64,
     /// Uncommitted runs, oldest first. `seq` grows by one from slot to slot.
     pub(crate) queue: VecDeque<Slot>,
-    next_seq: u64,
+    pub(crate) next_seq: u64,
     /// The newest slots of each chunk that may take more data, oldest first.
-    open: HashMap<ChunkIndex, Vec<u64>>,
+    pub(crate) open: HashMap<ChunkIndex, Vec<u64>>,
+    /// Small scattered writes, over all slots of their chunks.
+    pub(crate) patches: BTreeMap<ChunkIndex, Patched>,
+    /// Pieces of all patches.
+    pub(crate) pieces: usize,
+    /// Small writes may share slices.
+    pub(crate) packs: bool,
+    /// Runs that one record may show, if the list is still what it was.
+    pub(crate) fills: Vec<Fill>,
     /// End of the uncommitted data; 0 if there is none.
     dirty_end: u64,
     /// mtime of the last change of content, ours or committed.
@@ -78,18 +90,19 @@ pub(crate) struct State {
 pub(crate) struct Placed {
     /// Bytes taken; fewer than asked only when slice ids ran out.
     pub(crate) bytes: usize,
-    /// The newest slot it touched.
-    pub(crate) seq: u64,
+    /// What to flush to store it.
+    pub(crate) upto: Upto,
     /// Nothing was dirty before.
     pub(crate) first: bool,
 }
 
 impl File {
-    pub(crate) fn new(ino: Ino, attr: Attr) -> File {
+    pub(crate) fn new(ino: Ino, attr: Attr, packs: bool) -> File {
         File {
             ino,
             gate: RwLock::new(()),
             commit: tokio::sync::Mutex::new(()),
+            packing: tokio::sync::Mutex::new(()),
             drained: Notify::new(),
             state: Mutex::new(State {
                 opens: 0,
@@ -98,6 +111,10 @@ impl File {
                 queue: VecDeque::new(),
                 next_seq: 0,
                 open: HashMap::new(),
+                patches: BTreeMap::new(),
+                pieces: 0,
+                packs,
+                fills: Vec::new(),
                 dirty_end: 0,
                 mtime: attr.mtime,
                 set_mtime: None,
@@ -131,7 +148,7 @@ impl State {
     }
 
     fn local(&self, mut attr: Attr) -> Attr {
-        if !self.queue.is_empty() {
+        if !self.is_clean() {
             attr.length = attr.length.max(self.dirty_end);
             attr.mtime = self.mtime;
             attr.ctime = attr.ctime.max(attr.mtime);
@@ -144,7 +161,7 @@ impl State {
     pub(crate) fn seen(&mut self, attr: Attr, asked_at: u64) -> Attr {
         if self.version <= asked_at {
             self.attr = attr;
-            self.mtime = if self.queue.is_empty() { attr.mtime } else { self.mtime };
+            self.mtime = if self.is_clean() { attr.mtime } else { self.mtime };
         }
         self.local(self.attr)
     }
@@ -153,7 +170,7 @@ impl State {
     pub(crate) fn changed(&mut self, attr: Attr, version: u64) {
         self.version = version;
         self.attr = attr;
-        if self.queue.is_empty() {
+        if self.is_clean() {
             self.mtime = attr.mtime;
         }
     }
@@ -170,8 +187,9 @@ impl State {
     /// What utimes says holds for everything written before it.
     pub(crate) fn override_mtime(&mut self, mtime: Timestamp) {
         self.mtime = mtime;
-        if !self.queue.is_empty() {
+        if !self.is_clean() {
             self.queue.iter_mut().for_each(|s| s.mtime = mtime);
+            self.patches.values_mut().for_each(|p| p.mtime = mtime);
             self.set_mtime = Some(mtime);
         }
     }
@@ -181,14 +199,15 @@ impl State {
         self.set_mtime
     }
 
-    /// Newest slot; `None` if nothing is dirty.
+    /// Newest slot; `None` if there is none.
     pub(crate) fn newest(&self) -> Option<u64> {
         self.queue.back().map(|s| s.seq)
     }
 
     /// Bytes not committed.
     pub(crate) fn dirty_bytes(&self) -> u64 {
-        self.queue.iter().map(|s| u64::from(s.len)).sum()
+        let slots: u64 = self.queue.iter().map(|s| u64::from(s.len)).sum();
+        slots + self.patches.values().map(|p| p.patch.bytes()).sum::<u64>()
     }
 
     /// Slots up to `upto` take no more data.
@@ -198,23 +217,6 @@ impl State {
             seqs.retain(|seq| *seq > upto);
             !seqs.is_empty()
         });
-    }
-
-    /// Slots up to `upto` take no more data; their slices.
-    pub(crate) fn freeze_upto(&mut self, upto: u64) -> Vec<Arc<Upload>> {
-        self.freeze(upto);
-        self.uploads_upto(upto)
-    }
-
-    /// The slices of slots up to `upto`, each once.
-    pub(crate) fn uploads_upto(&self, upto: u64) -> Vec<Arc<Upload>> {
-        let mut uploads: Vec<Arc<Upload>> = Vec::new();
-        for slot in self.queue.iter().take_while(|s| s.seq <= upto) {
-            if uploads.last().is_none_or(|u| !Arc::ptr_eq(u, &slot.upload)) {
-                uploads.push(slot.upload.clone());
-            }
-        }
-        uploads
     }
 
     /// The slot numbered `seq`.
@@ -227,8 +229,10 @@ impl State {
     pub(crate) fn pop(&mut self, count: usize) -> Vec<Slot> {
         let slots: Vec<Slot> = self.queue.drain(..count).collect();
         debug_assert!(slots.iter().all(|s| s.frozen), "only frozen slots leave");
-        self.dirty_end = self.queue.iter().map(slot_end).max().unwrap_or(0);
-        if self.queue.is_empty() {
+        let front = self.queue.front().map_or(u64::MAX, |s| s.seq);
+        self.fills.retain(|fill| fill.slots().start >= front);
+        self.dirty_end = self.queue.iter().map(slot_end).max().unwrap_or(0).max(self.patched_end());
+        if self.is_clean() {
             self.set_mtime = None;
         }
         slots
@@ -272,12 +276,13 @@ impl State {
     pub(crate) fn runs(&self, index: ChunkIndex, pos: u32, len: u32) -> Vec<Run> {
         let end = pos + len;
         let overlapping = self.queue.iter().filter(|s| s.index == index && s.overlaps(pos, end));
-        overlapping.map(|s| Run { pos: s.pos, len: s.len, off: s.off, upload: s.upload.clone() }).collect()
+        let run = |s: &Slot| Run { pos: s.pos, len: s.len, bytes: RunBytes::Slice(s.upload.clone(), s.off) };
+        overlapping.map(run).chain(self.patched_runs(index, pos, end)).collect()
     }
 
     /// Chunks that hold uncommitted bytes.
     pub(crate) fn dirty_chunks(&self) -> Vec<ChunkIndex> {
-        let mut chunks: Vec<_> = self.queue.iter().map(|s| s.index).collect();
+        let mut chunks: Vec<_> = self.queue.iter().map(|s| s.index).chain(self.patches.keys().copied()).collect();
         chunks.sort_unstable();
         chunks.dedup();
         chunks
@@ -292,21 +297,29 @@ impl State {
         room: &mut Reservation,
         clock: (Instant, Timestamp),
         mut new_writer: impl FnMut() -> Option<SliceWriter>,
+        new_patch: impl Fn() -> Patch,
     ) -> Placed {
-        let mut placed = Placed { bytes: 0, seq: self.next_seq.saturating_sub(1), first: self.queue.is_empty() };
+        let mut placed = Placed { bytes: 0, upto: Upto::Nothing, first: self.is_clean() };
         let mtime = self.next_mtime(clock.1);
         for span in spans {
             let piece = &data[span.at as usize..][..span.len as usize];
-            let seq = match self.extend(span, piece, room, clock.0, mtime) {
-                Some(seq) => seq,
-                None => match new_writer() {
-                    Some(writer) => self.begin(span, piece, room, clock.0, mtime, writer),
-                    None => break,
-                },
-            };
+            if self.is_patched(span) {
+                self.patch(span, piece, room, clock.0, mtime, &new_patch);
+            } else if self.extend(span, piece, room, clock.0, mtime).is_none() {
+                if self.wants_patch(span) {
+                    self.patch(span, piece, room, clock.0, mtime, &new_patch);
+                } else if let Some(writer) = new_writer() {
+                    self.begin(span, piece, room, clock.0, mtime, writer);
+                } else {
+                    break;
+                }
+            }
             self.dirty_end = self.dirty_end.max(chunk_start(span.index) + u64::from(span.pos + span.len));
-            placed.seq = placed.seq.max(seq);
             placed.bytes += piece.len();
+        }
+        if placed.bytes > 0 {
+            placed.upto =
+                if self.patches.is_empty() { self.newest().map_or(Upto::Nothing, Upto::Slot) } else { Upto::All };
         }
         placed
     }
@@ -349,7 +362,7 @@ impl State {
         now: Instant,
         mtime: Timestamp,
         writer: SliceWriter,
-    ) -> u64 {
+    ) {
         let taken = writer.write_at(0, piece, room);
         assert!(taken, "a fresh slice takes its first bytes");
         let seq = self.next_seq;
@@ -362,6 +375,7 @@ impl State {
             off: 0,
             upload: Upload::new(writer),
             frozen: false,
+            leaving: false,
             born: now,
             touched: now,
             mtime,
@@ -374,7 +388,6 @@ impl State {
                 slot.frozen = true;
             }
         }
-        seq
     }
 }
 
@@ -386,15 +399,20 @@ fn slot_end(slot: &Slot) -> u64 {
 }
 
 /// All inodes this client has open or has not committed fully.
-#[derive(Default)]
 pub(crate) struct FileTable {
     files: DashMap<Ino, Arc<File>>,
+    /// Small writes may share slices.
+    packs: bool,
 }
 
 impl FileTable {
+    pub(crate) fn new(packs: bool) -> FileTable {
+        FileTable { files: DashMap::new(), packs }
+    }
+
     /// Counts a handle of an inode whose attributes were asked for after change `asked_at`.
     pub(crate) fn open(&self, ino: Ino, attr: Attr, asked_at: u64) -> Arc<File> {
-        let file = self.files.entry(ino).or_insert_with(|| Arc::new(File::new(ino, attr)));
+        let file = self.files.entry(ino).or_insert_with(|| Arc::new(File::new(ino, attr, self.packs)));
         {
             let mut state = file.state();
             state.opens += 1;
@@ -408,7 +426,7 @@ impl FileTable {
         self.files
             .remove_if(&ino, |_, file| {
                 let state = file.state();
-                state.opens == 0 && state.queue.is_empty()
+                state.opens == 0 && state.is_clean()
             })
             .is_some()
     }

@@ -14,7 +14,8 @@ use tracing::{info, warn};
 use crate::Error;
 use crate::commit::Core;
 use crate::file::{File, SLOTS_SOFT, State};
-use crate::pending::Slot;
+use crate::patches::PIECES_SOFT;
+use crate::pending::{Slot, Upto};
 
 /// How often ages are looked at while something is dirty.
 const TICK: Duration = Duration::from_millis(100);
@@ -58,13 +59,13 @@ impl Flusher {
 
     /// No file has uncommitted data.
     pub(crate) fn is_clean(&self) -> bool {
-        self.dirty.lock().values().all(|file| file.state().queue.is_empty())
+        self.dirty.lock().values().all(|file| file.state().is_clean())
     }
 
     /// Files with uncommitted data.
     pub(crate) fn dirty(&self) -> Vec<Arc<File>> {
         let mut dirty = self.dirty.lock();
-        dirty.retain(|_, file| !file.state().queue.is_empty());
+        dirty.retain(|_, file| !file.state().is_clean());
         dirty.values().cloned().collect()
     }
 
@@ -128,14 +129,15 @@ fn look(core: &Arc<Core>) -> bool {
     dirty.is_empty()
 }
 
-/// The newest slot of the file that is due together with all before it.
-fn due(core: &Core, state: &State, now: Instant) -> Option<u64> {
+/// The newest slot of the file that is due together with all before it; all dirt, if there is a patch
+/// too: what was written first does not come to be seen last.
+fn due(core: &Core, state: &State, now: Instant) -> Option<Upto> {
     if state.flushing || state.retry_at.is_some_and(|at| now < at) {
         return None;
     }
     // Nobody has it open any more: what a failed close left behind is tried again at once.
-    if state.opens == 0 || state.queue.len() > SLOTS_SOFT {
-        return state.newest();
+    if state.opens == 0 || state.queue.len() > SLOTS_SOFT || state.pieces > PIECES_SOFT {
+        return Some(Upto::All);
     }
     let age = core.config.flush_age;
     let idle = core.config.flush_idle;
@@ -143,7 +145,13 @@ fn due(core: &Core, state: &State, now: Instant) -> Option<u64> {
         let (born, touched) = (now.saturating_duration_since(born), now.saturating_duration_since(touched));
         full || born >= age || (born >= idle && touched >= idle)
     };
-    state.queue.iter().take_while(|s| is_due(s.born, s.touched, s.is_full())).last().map(|s| s.seq)
+    if state.patches.is_empty() {
+        let due = state.queue.iter().take_while(|s| is_due(s.born, s.touched, s.is_full())).last();
+        return due.map(|s| Upto::Slot(s.seq));
+    }
+    let patch_due = state.patches.values().any(|p| is_due(p.born, p.touched, false));
+    let slot_due = state.queue.front().is_some_and(|s| is_due(s.born, s.touched, s.is_full()));
+    (patch_due || slot_due).then_some(Upto::All)
 }
 
 /// Writers wait for memory: flushes files, those with much old data first.
@@ -160,10 +168,7 @@ fn relieve(core: &Arc<Core>) {
     files.sort_by(|a, b| b.0.1.total_cmp(&a.0.1));
     let mut relieved = 0;
     for ((bytes, _), file) in files {
-        let upto = file.state().newest();
-        if let Some(upto) = upto {
-            flush_behind(core, &file, upto);
-        }
+        flush_behind(core, &file, Upto::All);
         relieved += bytes;
         if relieved >= total / 2 {
             return;
@@ -178,8 +183,10 @@ fn idle_memory(file: &File, now: Instant) -> (u64, f64) {
         0 => 0,
         tail => u64::from(tail).max(PAGE_BYTES_MIN),
     };
-    let bytes: u64 = state.queue.iter().map(held).sum();
-    let oldest = state.queue.front().map_or(now, |s| s.born);
+    let patched: u64 = state.patches.values().map(|p| p.patch.held_bytes()).sum();
+    let bytes: u64 = state.queue.iter().map(held).sum::<u64>() + patched;
+    let oldest = state.queue.front().map(|s| s.born).into_iter().chain(state.patches.values().map(|p| p.born));
+    let oldest = oldest.min().unwrap_or(now);
     (bytes, bytes as f64 * (now.saturating_duration_since(oldest).as_secs_f64() + 0.001))
 }
 
@@ -190,7 +197,7 @@ const RELIEF_SHARE: u64 = 4;
 const PAGE_BYTES_MIN: u64 = 4096;
 
 /// Flushes a file in the background, unless it is being flushed or too many are.
-pub(crate) fn flush_behind(core: &Arc<Core>, file: &Arc<File>, upto: u64) {
+pub(crate) fn flush_behind(core: &Arc<Core>, file: &Arc<File>, upto: Upto) {
     let Some(permit) = core.flusher.permits.try_acquire(1) else { return };
     {
         let mut state = file.state();
@@ -200,7 +207,7 @@ pub(crate) fn flush_behind(core: &Arc<Core>, file: &Arc<File>, upto: u64) {
         }
         state.flushing = true;
     }
-    let flush = core.flush_upto(file, Some(upto), Durability::Process);
+    let flush = core.flush_upto(file, upto, Durability::Process);
     let (core2, file) = (core.clone(), file.clone());
     core.tasks.spawn(async move {
         let done = flush.await;

@@ -96,7 +96,7 @@ impl Core {
         }
         // Whatever is wrong with the names the rename itself will say.
         let Ok((source, _)) = self.meta.lookup(cred, from.0, from.1).await else { return Ok(()) };
-        let Some(file) = self.files.get(source).filter(|f| !f.state().queue.is_empty()) else { return Ok(()) };
+        let Some(file) = self.files.get(source).filter(|f| !f.state().is_clean()) else { return Ok(()) };
         match self.meta.lookup(cred, to.0, to.1).await {
             Ok((target, _)) if target != source => self.flush(&file, Durability::Process).await,
             Ok(_) | Err(MetaError::NoEntry) => Ok(()),

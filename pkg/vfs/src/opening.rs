@@ -69,7 +69,7 @@ impl Vfs {
         }
         let (attr, is_clean) = {
             let state = file.state();
-            (state.now(), state.queue.is_empty())
+            (state.now(), state.is_clean())
         };
         let keep_cache = self.seen.is_same(made.ino, (attr.mtime, attr.length)) && is_clean;
         let fh = self.handles.insert(Handle::File(handle.clone()))?;
@@ -111,7 +111,7 @@ impl Vfs {
             self.core.abandon(file).await;
         }
         self.core.settle_releases(file).await;
-        if !file.state().queue.is_empty() {
+        if !file.state().is_clean() {
             self.core.flusher.kick();
         }
     }

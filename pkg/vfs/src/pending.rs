@@ -18,6 +18,8 @@ pub(crate) struct Upload {
     storing: Mutex<Option<cairn_chunk::Error>>,
     /// Metadata was asked to name it: whether it did is not always known.
     pub(crate) offered: AtomicBool,
+    /// Metadata names it: some of its records are committed, so the others only add to its references.
+    pub(crate) named: AtomicBool,
 }
 
 impl Upload {
@@ -28,6 +30,7 @@ impl Upload {
             stored: OnceLock::new(),
             storing: Mutex::default(),
             offered: AtomicBool::new(false),
+            named: AtomicBool::new(false),
         })
     }
 
@@ -62,6 +65,17 @@ impl Upload {
     }
 }
 
+/// How much of a file's dirt is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upto {
+    /// None: only what is owed apart from data.
+    Nothing,
+    /// Slots up to this number, and no patch.
+    Slot(u64),
+    /// Everything.
+    All,
+}
+
 /// A run of bytes of a file that is not committed yet. Slots of a file commit in the order of `seq`.
 pub(crate) struct Slot {
     pub(crate) seq: u64,
@@ -75,6 +89,8 @@ pub(crate) struct Slot {
     pub(crate) upload: Arc<Upload>,
     /// Takes no more data.
     pub(crate) frozen: bool,
+    /// Its slice is being stored, or was: it stays in that slice.
+    pub(crate) leaving: bool,
     pub(crate) born: Instant,
     pub(crate) touched: Instant,
     /// When its last byte was written, or what utimes said since.
@@ -100,6 +116,11 @@ impl Slot {
     /// May a write at `pos` of its chunk go on here? (Volume format 11.2.)
     pub(crate) fn accepts(&self, pos: u32) -> bool {
         !self.frozen && self.pos <= pos && pos <= self.end() && pos - self.pos >= self.upload.writer.floor()
+    }
+
+    /// All its bytes are in memory, and they may still be stored in another slice.
+    pub(crate) fn is_loose(&self, below: u32) -> bool {
+        !self.leaving && self.len < below && self.upload.writer.floor() == 0
     }
 
     /// The record that shows it, once stored.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cairn_types::{SliceRecord, SliceRef};
 
 use crate::pending::Upload;
@@ -13,10 +14,16 @@ pub(crate) struct Run {
     pub(crate) pos: u32,
     /// Bytes.
     pub(crate) len: u32,
-    /// Where in the slice they start.
-    pub(crate) off: u32,
-    /// The slice that holds them.
-    pub(crate) upload: Arc<Upload>,
+    pub(crate) bytes: RunBytes,
+}
+
+/// Where the bytes of a run are.
+#[derive(Clone)]
+pub(crate) enum RunBytes {
+    /// In a slice of our own, from this offset.
+    Slice(Arc<Upload>, u32),
+    /// Copied out of a patch.
+    Here(Bytes),
 }
 
 /// Where bytes come from.
@@ -26,8 +33,8 @@ pub(crate) enum Source {
     Hole,
     /// A committed slice, from this offset.
     Stored(SliceRef, u32),
-    /// A slice of our own, from this offset.
-    Dirty(Arc<Upload>, u32),
+    /// Uncommitted bytes: those of a run, from this offset in it.
+    Dirty(RunBytes, u32),
 }
 
 /// A piece of a range that comes from one place.
@@ -53,7 +60,7 @@ impl Piece {
             let source = match &self.source {
                 Source::Hole => Source::Hole,
                 Source::Stored(slice, off) => Source::Stored(*slice, off + skip),
-                Source::Dirty(upload, off) => Source::Dirty(upload.clone(), off + skip),
+                Source::Dirty(bytes, off) => Source::Dirty(bytes.clone(), off + skip),
             };
             Piece { pos: start, len: end - start, source }
         })
@@ -82,7 +89,7 @@ fn committed(record: &SliceRecord) -> Piece {
 
 /// Puts one run over what is there.
 fn lay(pieces: &mut Vec<Piece>, run: &Run, start: u32, end: u32) {
-    let whole = Piece { pos: run.pos, len: run.len, source: Source::Dirty(run.upload.clone(), run.off) };
+    let whole = Piece { pos: run.pos, len: run.len, source: Source::Dirty(run.bytes.clone(), 0) };
     let Some(top) = whole.part(start, end) else { return };
     let first = pieces.partition_point(|p| p.end() <= top.pos);
     let last = pieces.partition_point(|p| p.pos < top.end());

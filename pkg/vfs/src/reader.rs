@@ -9,14 +9,22 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cairn_types::{ChunkIndex, ChunkSpan, block_spans, chunk_spans};
+use futures::FutureExt;
 use futures::future::try_join_all;
 
 use crate::commit::Core;
 use crate::file::File;
 use crate::handle::FileHandle;
 use crate::pending::Upload;
-use crate::ranges::{self, Piece, Run, Source};
+use crate::ranges::{self, Piece, Run, RunBytes, Source};
 use crate::{Error, Result};
+
+/// A first read this near to the end of a file looks for its index,
+const TAIL_READ_BYTES: u64 = 64 << 10;
+/// which is mostly within so much of the end,
+const TAIL_BYTES: u64 = 256 << 10;
+/// and worth it in files larger than this.
+const TAIL_FILE_BYTES: u64 = 4 << 20;
 
 /// Pause before a failed read is tried again: the first, and what each further one adds.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
@@ -31,14 +39,38 @@ impl Core {
         if offset >= end {
             return Ok(Bytes::new());
         }
+        let tail = self.tail(handle, offset, length);
         self.read_ahead(handle, offset, end, length);
+        let mut read = Box::pin(self.read_range(&handle.file, tail, end));
+        let bytes = match (&mut read).now_or_never() {
+            Some(done) => done?,
+            None => {
+                handle.ahead.lock().waited(offset);
+                read.await?
+            }
+        };
+        Ok(bytes.slice((offset - tail) as usize..))
+    }
+
+    /// Where to begin a read of `offset`: earlier, if it looks like the first of a format that keeps its
+    /// index at the end of the file (parquet, zip), whose reader will go there next.
+    fn tail(&self, handle: &FileHandle, offset: u64, length: u64) -> u64 {
+        let is_last = offset + TAIL_READ_BYTES >= length && length > TAIL_FILE_BYTES;
+        if !is_last || self.config.readahead_max_bytes == 0 || !handle.ahead.lock().is_fresh() {
+            return offset;
+        }
+        let chunk = chunk_spans(offset, 1).next().expect("one byte has a chunk");
+        offset.min(length - TAIL_BYTES).max(offset - u64::from(chunk.pos))
+    }
+
+    async fn read_range(&self, file: &File, offset: u64, end: u64) -> Result<Bytes> {
         let mut spans = chunk_spans(offset, end - offset);
         let first = spans.next().expect("the range is not empty");
-        let bytes = self.read_span(&handle.file, first).await?;
+        let bytes = self.read_span(file, first).await?;
         if u64::from(first.len) == end - offset {
             return Ok(bytes);
         }
-        let rest = try_join_all(spans.map(|span| self.read_span(&handle.file, span))).await?;
+        let rest = try_join_all(spans.map(|span| self.read_span(file, span))).await?;
         let mut whole = BytesMut::with_capacity((end - offset) as usize);
         whole.extend_from_slice(&bytes);
         rest.iter().for_each(|part| whole.extend_from_slice(part));
@@ -108,10 +140,13 @@ impl Core {
         Ok(Some(self.meta.slices(file.ino, index).await?))
     }
 
-    async fn fetch(&self, piece: &Piece) -> Result<Bytes> {
+    pub(crate) async fn fetch(&self, piece: &Piece) -> Result<Bytes> {
         match &piece.source {
             Source::Hole => Ok(zeros(piece.len)),
-            Source::Dirty(upload, off) => self.fetch_dirty(upload, *off, piece.len).await,
+            Source::Dirty(RunBytes::Here(bytes), off) => Ok(bytes.slice(*off as usize..(*off + piece.len) as usize)),
+            Source::Dirty(RunBytes::Slice(upload, start), off) => {
+                self.fetch_dirty(upload, start + off, piece.len).await
+            }
             Source::Stored(slice, off) => {
                 if let Some(bytes) = self.chunk.read_now(*slice, *off, piece.len) {
                     return Ok(bytes);

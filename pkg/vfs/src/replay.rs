@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cairn_chunk::{ChunkStore, Intent, IntentId, IntentSlice, Recovered};
-use cairn_meta::{Durability, Error as MetaError, Meta, NewSlice};
-use cairn_types::{Attr, ChunkIndex, Ino, SliceId, Timestamp};
+use cairn_meta::{Commit, Durability, Error as MetaError, Meta, NewSlice};
+use cairn_types::{Attr, ChunkIndex, Ino, SliceId, SliceRecord, Timestamp};
 
 use crate::Result;
 
@@ -102,7 +102,7 @@ async fn again(meta: &Meta, chunks: &Arc<ChunkStore>, intent: &Intent, own: &mut
         Err(MetaError::NoEntry) => return Ok(Fate::Settled),
         attr => attr?,
     };
-    let missing = missing(meta, intent).await?;
+    let (missing, named) = missing(meta, intent).await?;
     if missing.is_empty() {
         return Ok(Fate::Settled);
     }
@@ -118,7 +118,8 @@ async fn again(meta: &Meta, chunks: &Arc<ChunkStore>, intent: &Intent, own: &mut
         return Ok(Fate::SetAside);
     }
     let slices = missing.iter().map(|s| NewSlice { index: s.index, record: s.record, mtime: s.mtime }).collect();
-    match meta.commit(intent.ino, slices, intent.set_mtime, Durability::Power).await {
+    let commit = Commit { ino: intent.ino, slices, mtime: intent.set_mtime, named, unchanged: Vec::new() };
+    match meta.commit_as(commit, Durability::Power).await {
         Ok(done) => _ = own.insert(done.attr.mtime),
         // Refused for good: it would have been then, too.
         Err(error @ (MetaError::NoEntry | MetaError::NoSpace | MetaError::Quota)) => {
@@ -132,18 +133,22 @@ async fn again(meta: &Meta, chunks: &Arc<ChunkStore>, intent: &Intent, own: &mut
 }
 
 /// Records that the file does not show yet: those behind the last one it shows, since they are committed
-/// in order.
-async fn missing<'a>(meta: &Meta, intent: &'a Intent) -> Result<&'a [IntentSlice]> {
-    let mut lists: HashMap<ChunkIndex, HashSet<(SliceId, u32, u32)>> = HashMap::new();
+/// in order; and the slices it shows, which get references only.
+async fn missing<'a>(meta: &Meta, intent: &'a Intent) -> Result<(&'a [IntentSlice], Vec<SliceId>)> {
+    let mut lists: HashMap<ChunkIndex, Vec<SliceRecord>> = HashMap::new();
     for slice in &intent.slices {
         if !lists.contains_key(&slice.index) {
-            let records = meta.raw_slices(intent.ino, slice.index).await?;
-            lists.insert(slice.index, records.iter().map(|r| (r.id, r.pos, r.off)).collect());
+            lists.insert(slice.index, meta.raw_slices(intent.ino, slice.index).await?);
         }
     }
-    let is_shown = |s: &IntentSlice| lists[&s.index].contains(&(s.record.id, s.record.pos, s.record.off));
+    // A record may show several runs of a pack with the gaps between them.
+    let is_shown = |s: &IntentSlice| {
+        let r = &s.record;
+        lists[&s.index].iter().any(|l| l.id == r.id && l.pos <= r.pos && r.end() <= l.end())
+    };
     let first_missing = intent.slices.iter().rposition(is_shown).map_or(0, |last| last + 1);
-    Ok(&intent.slices[first_missing..])
+    let named = lists.values().flatten().map(|l| l.id).filter(|id| intent.ids().contains(id)).collect();
+    Ok((&intent.slices[first_missing..], named))
 }
 
 /// Has nobody but us changed the content since? Every change of content moves the time.

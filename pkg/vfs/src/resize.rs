@@ -79,7 +79,7 @@ impl Core {
     /// that is told at fsync or close, not here.
     async fn drain(self: &Arc<Core>, file: &Arc<File>) -> Result<()> {
         self.flush(file, Durability::Process).await?;
-        debug_assert!(file.state().queue.is_empty(), "nothing is written while the gate is held");
+        debug_assert!(file.state().is_clean(), "nothing is written while the gate is held");
         Ok(())
     }
 }

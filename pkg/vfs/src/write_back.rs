@@ -15,6 +15,7 @@ use crate::Result;
 use crate::commit::Core;
 use crate::file::File;
 use crate::flusher;
+use crate::pending::Upto;
 
 /// Closes whose commit is under way; one more waits.
 const CLOSES_MAX: u64 = 512;
@@ -31,11 +32,11 @@ impl Closes {
 impl Core {
     /// close(2): waits until what is dirty is staged, and leaves the commit to the background.
     pub(crate) async fn close_behind(self: &Arc<Core>, file: &Arc<File>) -> Result<()> {
-        let Some(upto) = file.state().newest() else {
+        if file.state().is_clean() {
             self.settle_releases(file).await;
             return Ok(());
-        };
-        let uploads = file.state().freeze_upto(upto);
+        }
+        let (uploads, upto) = self.freeze(file, Upto::All).await?;
         for staged in join_all(uploads.iter().map(|upload| upload.store())).await {
             staged?;
         }
@@ -44,13 +45,13 @@ impl Core {
             match self.chunk.note(&intent).await {
                 Some(id) => self.keep_note(file, upto, id).await,
                 // Without a note a crash could lose it: then close waits as in direct mode.
-                None => return self.flush_upto(file, Some(upto), Durability::Process).await,
+                None => return self.flush_upto(file, Upto::Slot(upto), Durability::Process).await,
             }
         }
         let permit = self.closes.0.acquire(1).await;
         let (core, file) = (self.clone(), file.clone());
         self.tasks.spawn(async move {
-            let done = core.flush_upto(&file, Some(upto), Durability::Power).await;
+            let done = core.flush_upto(&file, Upto::Slot(upto), Durability::Power).await;
             flusher::settle(&core, &file, done);
             drop(permit);
         });

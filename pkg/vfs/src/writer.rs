@@ -12,9 +12,10 @@ use cairn_types::MAX_FILE_BYTES;
 use cairn_types::layout::chunk_spans;
 
 use crate::commit::Core;
-use crate::file::{File, Placed, SLOTS_MAX};
+use crate::file::{File, Placed};
 use crate::flusher::flush_behind;
 use crate::handle::FileHandle;
+use crate::pending::Upto;
 use crate::{Error, Result};
 
 /// A write waits this long for memory that failing uploads hold before it fails itself.
@@ -36,7 +37,7 @@ impl Core {
             return Some(Err(error));
         }
         let file = &handle.file;
-        if !self.ids.has(IDS_PER_WRITE) || file.state().queue.len() >= SLOTS_MAX {
+        if !self.ids.has(IDS_PER_WRITE) || file.state().is_full() {
             return None;
         }
         let mut room = self.chunk.try_reserve(data.len())?;
@@ -61,7 +62,7 @@ impl Core {
         check_end(offset, data.len())?;
         let file = &handle.file;
         let mut taken = 0;
-        let mut newest = 0;
+        let mut upto = Upto::Nothing;
         while taken < data.len() {
             self.ids.fill(&self.meta).await?;
             self.wait_for_slots(file).await?;
@@ -72,10 +73,10 @@ impl Core {
             let offset = if handle.flags.append { None } else { Some(offset + taken as u64) };
             let placed = self.place(file, offset, rest, &mut room)?;
             taken += placed.bytes;
-            newest = placed.seq;
+            upto = placed.upto;
         }
         if sync && taken > 0 {
-            self.flush_upto(file, Some(newest), Durability::Power).await?;
+            self.flush_upto(file, upto, Durability::Power).await?;
         }
         Ok(taken as u32)
     }
@@ -87,7 +88,8 @@ impl Core {
             let offset = offset.unwrap_or_else(|| state.length());
             check_end(offset, data.len())?;
             let spans = chunk_spans(offset, data.len() as u64);
-            state.place(spans, data, room, clock, || self.ids.take().map(|id| self.chunk.staging_writer(id)))
+            let new_writer = || self.ids.take().map(|id| self.chunk.staging_writer(id));
+            state.place(spans, data, room, clock, new_writer, || self.chunk.patch())
         };
         if placed.first && placed.bytes > 0 {
             self.flusher.add(file);
@@ -115,12 +117,10 @@ impl Core {
     async fn wait_for_slots(self: &Arc<Core>, file: &Arc<File>) -> Result<()> {
         loop {
             let drained = file.drained.notified();
-            let full = {
-                let state = file.state();
-                (state.queue.len() >= SLOTS_MAX).then(|| state.newest()).flatten()
-            };
-            let Some(upto) = full else { return Ok(()) };
-            flush_behind(self, file, upto);
+            if !file.state().is_full() {
+                return Ok(());
+            }
+            flush_behind(self, file, Upto::All);
             if self.env.timeout(STALL_LOOK, drained).await.is_err()
                 && let Some(error) = self.flusher.trouble_for(self.env.instant(), STALL_LIMIT)
             {

@@ -1,8 +1,8 @@
 //! A cache directory before it is in use: its folders and its identity (volume format 9.1).
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cairn_env::Env;
@@ -44,6 +44,19 @@ pub(super) fn ensure_lock(env: &Env, dir: &Path) -> io::Result<String> {
 /// An error if the directory cannot be written.
 fn probe_writable(dir: &Path) -> io::Result<()> {
     Ok(rustix::fs::access(dir, rustix::fs::Access::WRITE_OK)?)
+}
+
+/// Writes a little and reads it back.
+pub(super) fn probe(dir: &Path, file_mode: u32) -> io::Result<()> {
+    const TEXT: &[u8] = b"still here";
+    let path = dir.join(".probe");
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(file_mode).open(&path)?;
+    file.write_all(TEXT)?;
+    file.sync_all()?;
+    let read = fs::read(&path)?;
+    fs::remove_file(&path)?;
+    if read == TEXT { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 fn random_uuid(env: &Env) -> String {

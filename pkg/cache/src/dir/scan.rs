@@ -54,7 +54,7 @@ impl Dir {
             }
         }
         let mut index = self.index.lock();
-        files.into_iter().for_each(|(key, used_at, pinned)| index.insert(key, used_at, scan, pinned));
+        files.into_iter().for_each(|(key, used_at, pinned)| index.found(key, used_at, scan, pinned));
         Ok(true)
     }
 

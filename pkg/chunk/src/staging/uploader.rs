@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::{Staging, fault_words, keep_aside};
 use crate::stats::add;
-use crate::{ChunkStore, Error, Result, codec};
+use crate::{ChunkStore, Error, Result};
 
 /// Pauses of a block whose upload failed: the first, doubled up to the last.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -154,8 +154,8 @@ impl ChunkStore {
             staging.give_up(key, u64::from(key.len));
             return Ok(None);
         };
-        let codec = self.config().compression;
-        Ok(Some(self.env().blocking(move || codec::encode(codec, &plain)).await))
+        let codec = self.codec().clone();
+        Ok(Some(self.env().blocking(move || codec.encode(&[plain])).await))
     }
 
     /// The journal's copy cannot be read. If the store has the block, nothing is lost.
@@ -183,8 +183,8 @@ impl ChunkStore {
 
     /// Two forms of one plain block: another encoder may have written the one in the store.
     async fn same_block(&self, key: BlockKey, there: Bytes, ours: &Bytes) -> bool {
-        let (codec, len, ours) = (self.config().compression, key.len as usize, ours.clone());
-        let equal = move || match (codec::decode(codec, there, len), codec::decode(codec, ours, len)) {
+        let (codec, len, ours) = (self.codec().clone(), key.len as usize, ours.clone());
+        let equal = move || match (codec.decode(there, len), codec.decode(ours, len)) {
             (Ok(there), Ok(ours)) => there == ours,
             _ => false,
         };

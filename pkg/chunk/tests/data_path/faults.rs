@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -165,4 +166,62 @@ async fn an_outage_is_an_error_and_then_it_is_over() {
     assert!(matches!(world.store.read(slice, 0, 10).await, Err(Error::Store { .. })));
     world.faulty.up();
     assert_eq!(world.store.read(slice, 0, 10).await.unwrap(), content(1, BLOCK)[..10]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_breaks_off_is_an_error_and_the_next_read_is_right() {
+    for trickle in [false, true] {
+        let world = World::new();
+        let slice = world.stored(1, BLOCK).await;
+        if trickle {
+            world.faulty.trickle(32 << 10, Duration::from_millis(1));
+        }
+        world.faulty.cut(1);
+        assert!(matches!(world.store.read(slice, 0, BLOCK).await, Err(Error::Store { .. })), "half is not enough");
+        assert!(world.store.read_now(slice, 0, 10).is_none(), "half a block is not kept");
+        assert_eq!(world.store.read(slice, 0, BLOCK).await.unwrap(), content(1, BLOCK));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_breaks_off_is_fetched_again_by_the_retry_below() {
+    let world = World::new();
+    let slice = world.stored(1, BLOCK).await;
+    let limits = cairn_object::Limits {
+        get_timeout: Duration::from_secs(60),
+        put_timeout: Duration::from_secs(60),
+        io_retries: 10,
+        max_uploads: 20,
+        max_downloads: 200,
+        upload_bytes_per_sec: 0,
+        download_bytes_per_sec: 0,
+    };
+    let object = cairn_object::stack(&world.env, world.faulty.clone(), &limits);
+    let cache = BlockCache::open(world.env.clone(), cache_config(8 << 20, vec![])).unwrap();
+    let store = ChunkStore::new(world.env.clone(), object, cache, config());
+    world.faulty.trickle(10_000, Duration::from_millis(1));
+    world.faulty.cut(3);
+    let (first, whole) = tokio::join!(store.read(slice, 0, 50), store.read(slice, 0, BLOCK));
+    assert_eq!(first.unwrap(), content(1, BLOCK)[..50]);
+    assert_eq!(whole.unwrap(), content(1, BLOCK));
+    assert_eq!(world.faulty.gets(), 4);
+    // A body slower than the time limit of an attempt is given up, and in the end an error.
+    let other = world.stored(2, BLOCK).await;
+    world.faulty.trickle(32 << 10, Duration::from_secs(30));
+    let (first, whole) = tokio::join!(store.read(other, 0, 50), store.read(other, 0, BLOCK));
+    assert_eq!(first.unwrap(), content(2, BLOCK)[..50], "what arrived has arrived");
+    assert!(matches!(whole, Err(Error::Store { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_for_a_store_that_hangs() {
+    let world = World::new();
+    let slice = world.stored(1, 4 * BLOCK).await;
+    world.faulty.hold();
+    world.store.prefetch(slice, 0, 2 * BLOCK);
+    let (read, ()) = tokio::join!(world.store.read(slice, 3 * BLOCK, BLOCK), async {
+        world.faulty.held(3).await;
+        world.store.close().await;
+    });
+    assert!(matches!(read, Err(Error::Store { .. })), "told, not left waiting");
 }

@@ -38,8 +38,10 @@ fn place(per_mille: u32, from: u32, to: u32) -> u32 {
     from + (u64::from(to - from) * u64::from(per_mille) / 1000) as u32
 }
 
-async fn run(compression: Compression, cache_bytes: u64, ops: Vec<Op>) {
-    let world = World::with(Config { block_bytes: BLOCK, compression, ..config() }, cache_bytes);
+async fn run(compression: Compression, encrypted: bool, cache_bytes: u64, ops: Vec<Op>) {
+    let config = Config { block_bytes: BLOCK, compression, ..config() };
+    let cache = cache_config(cache_bytes, vec![]);
+    let world = if encrypted { World::encrypted(config, cache) } else { World::over(config, cache) };
     let writer = world.store.writer(SliceId(5));
     let mut model: Vec<u8> = Vec::new();
     let mut up = true;
@@ -122,11 +124,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn a_slice_equals_the_bytes_written(
-        codec in 0..3usize, cached in any::<bool>(), ops in proptest::collection::vec(op(), 1..40),
+        codec in 0..3usize, encrypted: bool, cached: bool, ops in proptest::collection::vec(op(), 1..40),
     ) {
         let compression = [Compression::None, Compression::Lz4, Compression::Zstd][codec];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(run(compression, if cached { 1 << 20 } else { 0 }, ops));
+        runtime.block_on(run(compression, encrypted, if cached { 1 << 20 } else { 0 }, ops));
     }
 }
 
@@ -134,14 +136,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn a_slow_and_failing_store_never_changes_the_bytes(
-        codec in 0..3usize, on_disk in any::<bool>(), sizes in proptest::collection::vec(1..1_500_000u32, 1..10),
+        codec in 0..3usize, encrypted: bool, on_disk: bool, sizes in proptest::collection::vec(1..1_500_000u32, 1..10),
     ) {
         let compression = [Compression::None, Compression::Lz4, Compression::Zstd][codec];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();
             let cache = if on_disk { cache_config(0, vec![dir.path().into()]) } else { cache_config(2 << 20, vec![]) };
-            let world = World::over(Config { block_bytes: BLOCK, compression, buffer_bytes: 0, ..config() }, cache);
+            let config = Config { block_bytes: BLOCK, compression, buffer_bytes: 0, ..config() };
+            let world = if encrypted { World::encrypted(config, cache) } else { World::over(config, cache) };
             world.faulty.set_faults(Faults {
                 delay_max: Duration::from_millis(50),
                 fail_per_mille: 150,

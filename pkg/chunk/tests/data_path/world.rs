@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_cache::{BlockCache, ChecksumLevel, Eviction};
 use cairn_chunk::{ChunkStore, Config, SliceWriter};
+use cairn_crypt::{Algorithm, Cipher, Passphrase, PrivateKey};
 use cairn_env::Env;
 use cairn_object::ObjectStore;
 use cairn_object::testing::{FaultyStore, MemStore};
@@ -57,11 +58,21 @@ impl World {
     }
 
     pub(crate) fn over(config: Config, cache: cairn_cache::Config) -> World {
+        World::sealed(config, cache, |_| None)
+    }
+
+    /// A volume that is encrypted.
+    pub(crate) fn encrypted(config: Config, cache: cairn_cache::Config) -> World {
+        World::sealed(config, cache, |env| Some(cipher(env)))
+    }
+
+    fn sealed(config: Config, cache: cairn_cache::Config, cipher: impl FnOnce(&Env) -> Option<Arc<Cipher>>) -> World {
         let env = Env::simulated(11);
+        let cipher = cipher(&env);
         let mem = Arc::new(MemStore::new(&env));
         let faulty = FaultyStore::new(&env, mem.clone());
-        let cache = BlockCache::open(env.clone(), cache).unwrap();
-        let store = ChunkStore::new(env.clone(), faulty.clone(), cache, config);
+        let cache = BlockCache::with_cipher(env.clone(), cache, cipher.clone()).unwrap();
+        let store = ChunkStore::with_cipher(env.clone(), faulty.clone(), cache, config, cipher);
         World { env, mem, faulty, store }
     }
 
@@ -80,6 +91,14 @@ impl World {
     pub(crate) async fn put_raw(&self, key: &str, bytes: impl Into<Bytes>) {
         self.mem.put(key, bytes.into().into()).await.unwrap();
     }
+}
+
+fn cipher(env: &Env) -> Arc<Cipher> {
+    let pem = include_str!("../../../crypt/tests/keys/pkcs1.pem");
+    let key = PrivateKey::from_pem(pem, &Passphrase::default()).unwrap();
+    let chance = env.clone();
+    let cipher = Cipher::new(key, Algorithm::Aes256Gcm, Arc::new(move |bytes| chance.fill_secret(bytes)));
+    Arc::new(cipher.unwrap())
 }
 
 /// Adds `data` at the end, as many writes as FUSE would make of it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use cairn_chunk::{Depth, Error as ChunkError};
 use cairn_meta::invariants::Violation;
-use cairn_types::{BlockKey, ChunkIndex, Compression, Ino, SliceId, SliceRecord, SliceRef, layout};
+use cairn_types::{BlockKey, ChunkIndex, Ino, SliceId, SliceRecord, SliceRef, layout};
 use futures::{StreamExt, TryStreamExt};
 
 use super::{Finding, Fsck, Place, Problem};
@@ -60,7 +60,7 @@ impl Fsck<'_> {
     }
 
     fn wrong_length(&self, key: BlockKey, stored: u64) -> Option<Problem> {
-        let possible = is_possible(self.chunks.config().compression, key.len, stored);
+        let possible = self.chunks.codec().object_bytes(key.len).contains(&stored);
         let bytes = u64::from(key.len);
         (!possible).then(|| Problem::WrongLength { key: self.chunks.object_key(key), stored, bytes })
     }
@@ -242,15 +242,4 @@ fn shown_blocks(record: &SliceRecord, block_bytes: u32) -> impl Iterator<Item = 
             len: span.block_len,
         })
     })
-}
-
-/// Can an object of `stored` bytes be a block of `len` plain bytes? (Volume format 3.1.)
-fn is_possible(compression: Compression, len: u32, stored: u64) -> bool {
-    let len = u64::from(len);
-    let most = match compression {
-        Compression::None => return stored == len,
-        Compression::Lz4 => len + len / 255 + 16,
-        Compression::Zstd => len + (len >> 8) + ((128u64 << 10).saturating_sub(len) >> 11) + 64,
-    };
-    (1..=most).contains(&stored)
 }

@@ -118,6 +118,35 @@ impl Op for SyncDirStat {
     }
 }
 
+/// Puts a sum right that has drifted: adds what it lacks.
+///
+/// Adding is right whatever happened since the drift was measured: each change moves the sum and what
+/// it sums up together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MendSum {
+    /// What the volume uses.
+    Usage { space: i64, inodes: i64 },
+    /// What a quota has counted.
+    Quota { key: QuotaKey, space: i64, inodes: i64 },
+    /// The next number to give out.
+    Next { counter: Counter, by: i64 },
+}
+
+impl Op for MendSum {
+    type Out = ();
+
+    fn apply(&self, _: &Context, tx: &mut dyn Txn) -> Result<()> {
+        match *self {
+            MendSum::Usage { space, inodes } => {
+                tx.add_counter(Counter::UsedSpace, space)?;
+                tx.add_counter(Counter::TotalInodes, inodes).map(drop)
+            }
+            MendSum::Quota { key, space, inodes } => tx.add_quota_used(key, space, inodes).map(drop),
+            MendSum::Next { counter, by } => tx.add_counter(counter, by).map(drop),
+        }
+    }
+}
+
 /// A directory's statistics, if the volume keeps them and has some.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat(pub(crate) Ino);

@@ -226,7 +226,7 @@ async fn fsck_of_the_damaged_tree_finds_the_same_below_its_root() {
 #[tokio::test]
 async fn fsck_repair_mends_what_juicefs_mends() {
     let f = fixture("sqlite-damaged").await;
-    let repair = fsck::Options { repair: true, sync_dir_stat: true, ..fsck::Options::default() };
+    let repair = fsck::Options { repair: true, ..fsck::Options::default() };
     let report = f.fsck(repair).await;
     let mended: Vec<_> = report.findings.iter().filter(|f| f.repaired).map(|f| f.problem.rule()).collect();
     assert_eq!(mended, ["nlink", "directory-statistics"]);

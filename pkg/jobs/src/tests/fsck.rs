@@ -1,6 +1,6 @@
 use cairn_meta::Cred;
-use cairn_meta::record::DirStat;
-use cairn_meta::txn::AttrChange;
+use cairn_meta::record::{DirStat, Quota, QuotaKey, QuotaKind};
+use cairn_meta::txn::{AttrChange, Counter};
 use cairn_types::{ChunkIndex, Compression, Ino, SliceRecord};
 
 use super::world::{BLOCK, World, noise};
@@ -95,8 +95,7 @@ async fn directories_are_mended_as_the_reference_does() {
         tx.put_dir_stat(dir, &DirStat { length: 1, space: -5, inodes: 77 })
     })
     .await;
-    let whole =
-        Options { path: Some(b"/".to_vec()), recursive: true, repair: true, sync_dir_stat: true, ..Options::default() };
+    let whole = Options { path: Some(b"/".to_vec()), recursive: true, repair: true, ..Options::default() };
     let first = fsck(&w, whole.clone()).await;
     let rules: Vec<_> = first.findings.iter().map(|f| (f.problem.rule(), f.repaired)).collect();
     assert_eq!(rules, [("dangling-entry", true), ("nlink", true)]);
@@ -105,6 +104,29 @@ async fn directories_are_mended_as_the_reference_does() {
     assert_eq!(rules, [("directory-statistics", true)]);
     assert_eq!(w.meta.getattr(lost).await.unwrap().mode, 0o755);
     assert!(fsck(&w, whole).await.findings.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sums_that_drifted_are_mended_by_what_they_lack() {
+    let w = World::new(1).await;
+    let dir = w.dir(Ino::ROOT, "d").await;
+    w.file(dir, "f", &noise(10_000, 1)).await;
+    let key = QuotaKey { kind: QuotaKind::Dir, id: dir.0 };
+    let quota = Quota { max_space: 1 << 30, max_inodes: 100, used_space: 7, used_inodes: 70 };
+    w.tamper(move |tx| {
+        tx.put_quota(key, &quota)?;
+        tx.add_counter(Counter::UsedSpace, -4096)?;
+        tx.add_counter(Counter::TotalInodes, 5)?;
+        tx.add_counter(Counter::NextChunk, -1_000_000)?;
+        tx.put_dir_stat(dir, &DirStat { length: 1, space: -5, inodes: 77 })
+    })
+    .await;
+    let drift = ["directory-statistics", "next-id", "usage-counters", "quota-usage"];
+    let rules = |report: &Report| report.findings.iter().map(|f| (f.problem.rule(), f.repaired)).collect::<Vec<_>>();
+    assert_eq!(rules(&fsck(&w, Options::default()).await), drift.map(|rule| (rule, false)));
+    let mend = Options { repair: true, ..Options::default() };
+    assert_eq!(rules(&fsck(&w, mend.clone()).await), drift.map(|rule| (rule, true)));
+    assert_eq!(rules(&fsck(&w, mend).await), []);
 }
 
 #[tokio::test(start_paused = true)]

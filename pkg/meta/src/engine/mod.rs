@@ -7,7 +7,15 @@
 //! Not here: what an operation means (`ops`), and when to try one again (`Meta` does).
 
 pub mod mem;
+pub mod mysql;
+#[cfg(test)]
+mod network_tests;
+pub mod postgres;
+pub mod redis;
 pub mod remote;
+#[cfg(any(test, feature = "testing"))]
+pub mod servers_sql;
+pub mod sql;
 pub mod sqlite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -29,9 +37,8 @@ pub struct Options {
     pub read_only: bool,
 }
 
-const SUPPORTED: &str = "supported are sqlite3:// and memkv://";
-const NETWORK: [&str; 10] =
-    ["redis", "rediss", "unix", "mysql", "postgres", "tikv", "etcd", "badger", "fdb", "postgresql"];
+const SUPPORTED: &str = "supported are sqlite3://, redis://, rediss://, unix://, postgres://, mysql:// and memkv://";
+const NETWORK: [&str; 4] = ["tikv", "etcd", "badger", "fdb"];
 
 /// Opens the engine that `meta_url` names.
 ///
@@ -40,12 +47,12 @@ const NETWORK: [&str; 10] =
 /// [`Error::Refused`] with a sentence for people: unknown scheme or parameter, no such database,
 /// not one of ours, made by an older client, locked.
 pub async fn open(env: Env, meta_url: &str, options: Options) -> Result<Arc<dyn Engine>> {
-    let Some((scheme, rest)) = meta_url.split_once("://") else {
-        return Err(refused(format!(
-            "a metadata URL without a scheme means redis://, and network engines are not in this release: {SUPPORTED}"
-        )));
-    };
+    // As JuiceFS takes it: an address alone is a Redis server's.
+    let (scheme, rest) = meta_url.split_once("://").unwrap_or(("redis", meta_url));
     match scheme {
+        "redis" | "rediss" | "unix" => redis::open(env, meta_url, options).await,
+        "postgres" | "postgresql" => Ok(postgres::open(env, meta_url, options).await?),
+        "mysql" => Ok(mysql::open(env, meta_url, options).await?),
         "sqlite3" => {
             let (url, opened_by) = (meta_url.to_string(), env.clone());
             let opened = env.blocking(move || sqlite::SqliteEngine::open(opened_by, &url, options)).await?;
@@ -53,7 +60,7 @@ pub async fn open(env: Env, meta_url: &str, options: Options) -> Result<Arc<dyn 
         }
         "memkv" => Ok(mem::MemEngine::named(env, rest)),
         known if NETWORK.contains(&known) => {
-            Err(refused(format!("{known}:// is a network engine; those are not in this release: {SUPPORTED}")))
+            Err(refused(format!("{known}:// is an engine that is not in this release: {SUPPORTED}")))
         }
         unknown => Err(refused(format!("unknown metadata engine {unknown:?}: {SUPPORTED}"))),
     }

@@ -130,7 +130,7 @@ async fn a_reading_operation_cannot_write() {
 
 #[tokio::test]
 async fn engines_that_are_not_here_are_named() {
-    for url in ["redis://localhost/1", "mysql://u@(h)/d", "postgres://h/d", "tikv://x", "localhost:6379", "foo://x"] {
+    for url in ["tikv://x", "etcd://x", "foo://x"] {
         let Err(Error::Refused(sentence)) = open(Env::real(), url, NEW).await else { panic!("{url} opened") };
         assert!(sentence.contains("sqlite3://"), "{sentence}");
     }

@@ -55,12 +55,13 @@ pub(crate) fn volume_without_limit(cx: &Context, tx: &mut dyn Txn, owner: &Attr,
 }
 
 fn check_volume(cx: &Context, tx: &mut dyn Txn, change: Usage) -> Result<()> {
-    let over = |limit: u64, used: i64, add: i64| limit > 0 && add > 0 && used + add > limit as i64;
-    if cx.policy.capacity > 0 && over(cx.policy.capacity, tx.counter(Counter::UsedSpace)?, change.space) {
-        return Err(Error::NoSpace);
-    }
-    if cx.policy.inodes > 0 && over(cx.policy.inodes, tx.counter(Counter::TotalInodes)?, change.inodes) {
-        return Err(Error::NoSpace);
+    for (limit, counter, add) in [
+        (cx.policy.capacity, Counter::UsedSpace, change.space),
+        (cx.policy.inodes, Counter::TotalInodes, change.inodes),
+    ] {
+        if limit > 0 && add > 0 && !tx.counter_room(counter, add, i64::try_from(limit).unwrap_or(i64::MAX))? {
+            return Err(Error::NoSpace);
+        }
     }
     Ok(())
 }
@@ -76,8 +77,7 @@ pub(crate) fn owner_usage(cx: &Context, tx: &mut dyn Txn, uid: u32, gid: u32, ch
         return Ok(());
     }
     for (kind, id) in [(QuotaKind::User, uid), (QuotaKind::Group, gid)] {
-        let quota = tx.quota(QuotaKey { kind, id: u64::from(id) })?;
-        if quota.is_some_and(|q| q.exceeded_by(change.space, change.inodes)) {
+        if !tx.quota_room(QuotaKey { kind, id: u64::from(id) }, change.space, change.inodes)? {
             return Err(Error::Quota);
         }
         add_owner_usage(tx, kind, id, change)?;
@@ -95,8 +95,7 @@ pub(crate) fn owner_changed(cx: &Context, tx: &mut dyn Txn, old: &Attr, new: &At
         if from == to {
             continue;
         }
-        let quota = tx.quota(QuotaKey { kind, id: u64::from(to) })?;
-        if quota.is_some_and(|q| q.exceeded_by(usage.space, usage.inodes)) {
+        if !tx.quota_room(QuotaKey { kind, id: u64::from(to) }, usage.space, usage.inodes)? {
             return Err(Error::Quota);
         }
         add_owner_usage(tx, kind, from, usage.negated())?;
@@ -120,7 +119,7 @@ pub(crate) fn dir_quotas(tx: &mut dyn Txn, dir: Ino, change: Usage) -> Result<()
         return Ok(());
     }
     for key in quota_roots(tx, dir)? {
-        if tx.quota(key)?.is_some_and(|q| q.exceeded_by(change.space, change.inodes)) {
+        if !tx.quota_room(key, change.space, change.inodes)? {
             return Err(Error::Quota);
         }
         tx.add_quota_used(key, change.space, change.inodes)?;
@@ -134,7 +133,7 @@ pub(crate) fn quota_roots(tx: &mut dyn Txn, dir: Ino) -> Result<Vec<QuotaKey>> {
     let mut here = dir;
     for _ in 0..MAX_DEPTH {
         let key = QuotaKey { kind: QuotaKind::Dir, id: here.0 };
-        if tx.quota(key)?.is_some() {
+        if tx.has_quota(key)? {
             roots.push(key);
         }
         if here == Ino::ROOT || here.is_trash() {
@@ -164,7 +163,7 @@ pub(crate) fn dir_stat(cx: &Context, tx: &mut dyn Txn, dir: Ino, change: DirStat
 /// Makes missing statistics now: for operations that change a directory in steps, since a count
 /// between two of them would be wrong.
 pub(crate) fn ensure_dir_stat(cx: &Context, tx: &mut dyn Txn, dir: Ino) -> Result<()> {
-    if cx.policy.dir_stats && dir != Ino::TRASH && tx.dir_stat(dir)?.is_none() {
+    if cx.policy.dir_stats && dir != Ino::TRASH && !tx.has_dir_stat(dir)? {
         let counted = count_entries(tx, dir)?;
         tx.put_dir_stat(dir, &counted)?;
     }

@@ -61,7 +61,7 @@ impl Op for SetAcl {
     type Out = Attr;
 
     fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Attr> {
-        let old = attr(tx, self.ino, Rely::ALL)?;
+        let old = attr(tx, self.ino, Rely::KIND.and(Rely::PERMISSION).and(Rely::FLAGS).and(Rely::PARENT))?;
         if !self.cred.is_root() && self.cred.uid != old.uid {
             return Err(Error::NotPermitted);
         }

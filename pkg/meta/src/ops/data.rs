@@ -1,9 +1,11 @@
 //! What a file's bytes are: slices appended, lengths changed, ranges punched and copied
 //! (volume format 4.4 to 4.7).
 
+use std::collections::BTreeMap;
+
 use cairn_types::layout::{chunk_at, chunk_spans, chunk_start};
 use cairn_types::{
-    Attr, CHUNK_BYTES, ChunkIndex, FileType, Flags, Ino, MAX_FILE_BYTES, SliceRecord, SliceRef, Timestamp,
+    Attr, CHUNK_BYTES, ChunkIndex, FileType, Flags, Ino, MAX_FILE_BYTES, SliceId, SliceRecord, SliceRef, Timestamp,
 };
 
 use super::setattr::drop_privilege;
@@ -21,7 +23,8 @@ const WHOLE_CHUNK: u32 = CHUNK_BYTES as u32;
 pub struct NewSlice {
     /// The chunk.
     pub index: ChunkIndex,
-    /// What is shown where. A whole fresh slice.
+    /// What is shown where: a fresh slice, or a part of one that several records share (a pack,
+    /// volume format 4.10).
     pub record: SliceRecord,
     /// When its last byte was written.
     pub mtime: Timestamp,
@@ -36,6 +39,18 @@ pub struct Commit {
     pub slices: Vec<NewSlice>,
     /// The modification time to set instead of the slices' own, if somebody set it meanwhile.
     pub mtime: Option<Timestamp>,
+    /// Slices that an earlier commit has registered: records of now add to their references.
+    pub named: Vec<SliceId>,
+    /// Lists that must still be as they were read, or nothing is done ([`Error::Changed`]). A slice
+    /// that also repeats what a list showed would otherwise undo what others wrote since.
+    pub unchanged: Vec<(ChunkIndex, Vec<SliceRecord>)>,
+}
+
+impl Commit {
+    /// Fresh slices, whatever the lists hold by now.
+    pub fn new(ino: Ino, slices: Vec<NewSlice>, mtime: Option<Timestamp>) -> Commit {
+        Commit { ino, slices, mtime, named: vec![], unchanged: vec![] }
+    }
 }
 
 /// What a commit found.
@@ -53,9 +68,14 @@ impl Op for Commit {
     type Out = Committed;
 
     fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Committed> {
-        let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT))?;
+        let old = attr(tx, self.ino, Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT).and(Rely::PERMISSION))?;
         if !old.is_file() {
             return Err(Error::NotPermitted);
+        }
+        for (index, seen) in &self.unchanged {
+            if tx.slices(self.ino, *index)? != *seen {
+                return Err(Error::Changed);
+            }
         }
         let end = self.slices.iter().map(|s| chunk_start(s.index) + u64::from(s.record.end())).max().unwrap_or(0);
         let length = old.length.max(end);
@@ -79,34 +99,38 @@ impl Op for Commit {
 impl Commit {
     /// Appends chunk by chunk, each in order, so that a chunk's list is written once.
     fn append(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Vec<(ChunkIndex, u32)>> {
-        let mut chunks: Vec<ChunkIndex> = self.slices.iter().map(|s| s.index).collect();
-        chunks.sort_unstable();
-        chunks.dedup();
-        let mut counts = Vec::with_capacity(chunks.len());
-        for index in chunks {
-            let records: Vec<SliceRecord> = self.slices.iter().filter(|s| s.index == index).map(|s| s.record).collect();
-            counts.push((index, tx.append_slices(self.ino, index, &records)?));
+        let mut chunks: BTreeMap<ChunkIndex, Vec<SliceRecord>> = BTreeMap::new();
+        for slice in &self.slices {
+            chunks.entry(slice.index).or_default().push(slice.record);
+        }
+        let mut counts = BTreeMap::new();
+        for (index, records) in &chunks {
+            counts.insert(*index, tx.append_slices(self.ino, *index, records)?);
         }
         for (slice, refs) in self.references() {
-            tx.insert_slice(slice, refs)?;
+            if self.named.contains(&slice.id) {
+                tx.add_slice_refs(slice, i64::from(refs))?;
+            } else {
+                tx.insert_slice(slice, refs)?;
+            }
         }
-        for (i, s) in self.slices.iter().enumerate() {
+        let mut count_so_far: BTreeMap<ChunkIndex, u32> =
+            counts.iter().map(|(index, count)| (*index, count - chunks[index].len() as u32)).collect();
+        for s in &self.slices {
             let r = &s.record;
-            let later = self.slices[i + 1..].iter().filter(|later| later.index == s.index).count() as u32;
-            let count = counts.iter().find(|c| c.0 == s.index).map_or(0, |c| c.1) - later;
+            let count = count_so_far.entry(s.index).or_default();
+            *count += 1;
             log(
                 cx,
                 tx,
                 "WRITE",
                 &[&self.ino, &s.index, &r.pos, &r.id, &r.len, &s.mtime.secs, &s.mtime.nanos],
-                Some(&count),
+                Some(&*count),
             )?;
         }
-        Ok(counts)
+        Ok(counts.into_iter().collect())
     }
-}
 
-impl Commit {
     /// Each slice once, with the number of records that name it.
     fn references(&self) -> Vec<(SliceRef, u32)> {
         let mut slices: Vec<SliceRef> = self.slices.iter().filter_map(|s| s.record.slice()).collect();
@@ -151,7 +175,8 @@ impl Op for Truncate {
 }
 
 fn writable_file(tx: &mut dyn Txn, ino: Ino, cred: &Cred, by_handle: bool) -> Result<Attr> {
-    let old = attr(tx, ino, Rely::ALL)?;
+    let rely = Rely::KIND.and(Rely::PERMISSION).and(Rely::FLAGS).and(Rely::PARENT).and(Rely::LENGTH);
+    let old = attr(tx, ino, rely.and(Rely::NLINK))?;
     match old.kind {
         FileType::File => {}
         FileType::Directory => return Err(Error::IsDirectory),
@@ -374,6 +399,8 @@ impl CopyRange {
 pub struct DeleteChunks {
     /// The removed inode.
     pub ino: Ino,
+    /// The length it had.
+    pub length: u64,
     /// Most chunks to delete in this step.
     pub limit: usize,
 }
@@ -394,7 +421,7 @@ impl Op for DeleteChunks {
         if tx.attr(self.ino, Rely::KIND)?.is_some() {
             return Err(Error::Corrupt(format!("inode {} is to be deleted, but exists", self.ino)));
         }
-        let chunks = tx.chunks(self.ino, ChunkIndex(0), self.limit)?;
+        let chunks = tx.deleted_chunks(self.ino, self.length, self.limit)?;
         let mut unowned = Vec::new();
         for &index in &chunks {
             let records = match tx.slices(self.ino, index) {

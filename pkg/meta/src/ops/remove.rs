@@ -10,6 +10,10 @@ use crate::record::{DeletedFile, DirStat, Entry, QuotaKey, QuotaKind};
 use crate::txn::{AttrChange, Context, Op, Rely, Txn};
 use crate::{Error, Result};
 
+/// What the end of an inode depends on, beside what [`check_may_remove`] looks at: what it counts
+/// for, where its names are, how many it has.
+pub(crate) const REMOVED: Rely = Rely::KIND.and(Rely::LENGTH).and(Rely::PARENT).and(Rely::NLINK);
+
 /// Removes a name that is not a directory's.
 #[derive(Clone, Debug)]
 pub struct Unlink {
@@ -58,7 +62,7 @@ impl Op for Unlink {
         if entry.kind == FileType::Directory {
             return Err(Error::IsDirectory);
         }
-        let old = check_may_remove(tx, &self.cred, self.parent, &parent, entry.ino, Rely::ALL)?;
+        let old = check_may_remove(tx, &self.cred, self.parent, &parent, entry.ino, REMOVED)?;
         tx.remove_entry(self.parent, &self.name)?;
         let touched = !self.parent.is_trash() && touch(cx, tx, self.parent, &parent, AttrChange::default())?;
         let removed = drop_name(cx, tx, (self.parent, &self.name), entry, old, self.skip_trash)?;
@@ -217,7 +221,7 @@ impl Op for ReleaseSustained {
         if !tx.remove_sustained(self.sid, self.ino)? {
             return Ok(None);
         }
-        let Some(old) = tx.attr(self.ino, Rely::ALL)? else { return Ok(None) };
+        let Some(old) = tx.attr(self.ino, REMOVED.and(Rely::PERMISSION))? else { return Ok(None) };
         if old.nlink > 0 {
             return Ok(None);
         }
@@ -257,7 +261,7 @@ impl Op for Rmdir {
         if entry.kind != FileType::Directory {
             return Err(Error::NotDirectory);
         }
-        let old = check_may_remove(tx, &self.cred, self.parent, &parent, entry.ino, Rely::ALL)?;
+        let old = check_may_remove(tx, &self.cred, self.parent, &parent, entry.ino, REMOVED)?;
         if !tx.dir_is_empty(entry.ino)? {
             return Err(Error::NotEmpty);
         }

@@ -3,7 +3,7 @@
 use cairn_types::{Attr, FileType, Flags, Ino};
 
 use super::account::{self, Usage};
-use super::remove::{Removed, check_may_remove, drop_directory, drop_name, trash_of};
+use super::remove::{REMOVED, Removed, check_may_remove, drop_directory, drop_name, trash_of};
 use super::{attr, directory, touch};
 use crate::changelog::{Escaped, log};
 use crate::cred::{Cred, Want, check_name, check_new_name, existing_entry};
@@ -170,7 +170,7 @@ impl Rename {
         new_dir: &Attr,
         target: Entry,
     ) -> Result<Option<Attr>> {
-        let old = check_may_remove(tx, &self.cred, self.new_parent, new_dir, target.ino, Rely::ALL)?;
+        let old = check_may_remove(tx, &self.cred, self.new_parent, new_dir, target.ino, REMOVED)?;
         match (source.entry.kind == FileType::Directory, target.kind == FileType::Directory) {
             (true, false) => Err(Error::NotDirectory),
             (false, true) => Err(Error::IsDirectory),

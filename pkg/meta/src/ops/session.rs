@@ -1,5 +1,7 @@
 //! Sessions: who is here, and what the dead leave behind (volume format 7.1 to 7.4).
 
+use std::ops::Range;
+
 use cairn_types::{Ino, SessionId};
 
 use crate::Result;
@@ -134,7 +136,7 @@ impl Op for SetIfSmall {
     }
 }
 
-/// Takes `count` ids from a counter of next free ids; answers the first.
+/// Takes `count` ids from a counter of next free ids; answers those that may be handed out.
 #[derive(Clone, Copy, Debug)]
 pub struct TakeIds {
     /// `NextInode` or `NextChunk`.
@@ -144,13 +146,41 @@ pub struct TakeIds {
 }
 
 impl Op for TakeIds {
-    type Out = u64;
+    type Out = Range<u64>;
 
-    fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<u64> {
-        // A counter that was never written counts from the first id that may be handed out.
-        let first = tx.counter(self.counter)?.max(if self.counter == Counter::NextInode { 2 } else { 1 });
-        tx.set_counter(self.counter, first + self.count as i64)?;
+    fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Range<u64>> {
+        let end = tx.advance_counter(self.counter, self.count as i64)?;
         log(cx, tx, "INCR_COUNTER", &[&self.counter.name(), &self.count], None)?;
-        Ok(first as u64)
+        // A counter that was never written starts below the first id that may be handed out.
+        let least = if self.counter == Counter::NextInode { 2 } else { 1 };
+        let first = (end - self.count as i64).max(least);
+        Ok(first as u64..end.max(first) as u64)
+    }
+}
+
+/// Makes sure that ids up to these are never handed out again: the engine may have gone back to an
+/// older state since we took them. Answers which counters had to be pushed forward.
+#[derive(Clone, Copy, Debug)]
+pub struct FenceIds {
+    /// The highest inode number this client knows to be taken, 0 for none.
+    pub inode: u64,
+    /// The same of slices.
+    pub slice: u64,
+}
+
+impl Op for FenceIds {
+    type Out = [bool; 2];
+
+    fn apply(&self, _: &Context, tx: &mut dyn Txn) -> Result<[bool; 2]> {
+        let mut pushed = [false; 2];
+        let known = [(Counter::NextInode, self.inode), (Counter::NextChunk, self.slice)];
+        for (pushed, (counter, highest)) in pushed.iter_mut().zip(known) {
+            let next = highest as i64 + 1;
+            if highest > 0 && tx.counter(counter)? < next {
+                tx.set_counter(counter, next)?;
+                *pushed = true;
+            }
+        }
+        Ok(pushed)
     }
 }

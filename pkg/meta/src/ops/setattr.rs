@@ -51,7 +51,7 @@ impl Op for Set {
     type Out = Attr;
 
     fn apply(&self, cx: &Context, tx: &mut dyn Txn) -> Result<Attr> {
-        let old = attr(tx, self.ino, Rely::ALL)?;
+        let old = attr(tx, self.ino, self.rely())?;
         if self.ino == Ino::TRASH || old.parent.is_trash() {
             return Err(Error::NotPermitted);
         }
@@ -83,6 +83,13 @@ impl Op for Set {
 }
 
 impl Set {
+    /// Times are set, not looked at; the length counts where the usage moves to another owner.
+    fn rely(&self) -> Rely {
+        let rely = Rely::KIND.and(Rely::PERMISSION).and(Rely::FLAGS).and(Rely::PARENT);
+        let moves = self.set.uid.is_some() || self.set.gid.is_some();
+        if moves { rely.and(Rely::LENGTH) } else { rely }
+    }
+
     fn set_flags(&self, old: &Attr, change: &mut AttrChange) -> Result<()> {
         if let Some(flags) = self.set.flags
             && flags != old.flags

@@ -44,10 +44,9 @@ impl Op for SetXattr {
         if inode.flags.has_any(Flags::IMMUTABLE.with(Flags::APPEND)) {
             return Err(Error::NotPermitted);
         }
-        let exists = tx.xattr(self.ino, &self.name)?.is_some();
         match self.mode {
-            XattrMode::Create if exists => return Err(Error::Exists),
-            XattrMode::Replace if !exists => return Err(Error::NoAttribute),
+            XattrMode::Create if tx.has_xattr(self.ino, &self.name, false)? => return Err(Error::Exists),
+            XattrMode::Replace if !tx.has_xattr(self.ino, &self.name, true)? => return Err(Error::NoAttribute),
             _ => {}
         }
         tx.put_xattr(self.ino, &self.name, &self.value)?;
@@ -78,7 +77,7 @@ impl Op for RemoveXattr {
         if inode.flags.has_any(Flags::IMMUTABLE.with(Flags::APPEND)) {
             return Err(Error::NotPermitted);
         }
-        if tx.xattr(self.ino, &self.name)?.is_none() {
+        if !tx.has_xattr(self.ino, &self.name, true)? {
             return Err(Error::NoAttribute);
         }
         tx.remove_xattr(self.ino, &self.name)?;

@@ -293,18 +293,15 @@ pub(super) fn entries(folder: &str, path: &Path, wanted: &Wanted) -> io::Result<
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        if is_temporary(&name) {
-            continue;
-        }
         let mut kind = entry.file_type()?;
         if kind.is_symlink() {
             let Ok(target) = fs::metadata(entry.path()) else { continue };
             kind = target.file_type();
         }
         let key = format!("{folder}{name}");
-        if kind.is_dir() {
+        if kind.is_dir() && !is_temporary(&name) {
             nodes.push(Node::Folder(key + "/"));
-        } else if kind.is_file() && wanted.object(&key) {
+        } else if kind.is_file() && is_temporary(&name) == wanted.leftovers && wanted.object(&key) {
             match info(key, &entry.path()) {
                 Ok(info) => nodes.push(Node::Object(info)),
                 // Removed since its name was read.

@@ -63,6 +63,12 @@ async fn an_object_is_a_file_under_its_key_and_no_temporary_name_is_left_or_list
     std::fs::write(dir.join(".jfs.1_1_3.tmp.9217270925316108677"), "ab").unwrap();
     let keys: Vec<_> = store.list("", "").map_ok(|info| info.key).try_collect().await.unwrap();
     assert_eq!(keys, ["chunks/0/0/1_0_3"]);
+    // Unless asked for, below the volume's own folder.
+    let left: Vec<_> = store.leftovers("").map_ok(|info| (info.key, info.bytes)).try_collect().await.unwrap();
+    let name = "chunks/0/0/.jfs.1_1_3.tmp.9217270925316108677";
+    assert_eq!(left, [(name.to_owned(), 2)]);
+    store.delete(name).await.unwrap();
+    assert!(store.leftovers("").try_next().await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -236,7 +242,7 @@ async fn probe_leaves_nothing_and_mark_names_the_owner() {
     put(&*store, "zero", "").await;
     assert!(is_empty_prefix(&*store).await.unwrap());
     assert_eq!(owner(&*store).await.unwrap(), None);
-    mark(&*store, "55f8bf95-7e0b-4e3c-93df-0cfcca3bac87").await.unwrap();
+    mark(&*store, b"55f8bf95-7e0b-4e3c-93df-0cfcca3bac87".to_vec()).await.unwrap();
     assert_eq!(store.head("juicefs_uuid").await.unwrap().bytes, 36);
     assert_eq!(owner(&*store).await.unwrap().unwrap(), "55f8bf95-7e0b-4e3c-93df-0cfcca3bac87");
     assert!(!is_empty_prefix(&*store).await.unwrap());

@@ -143,7 +143,7 @@ async fn probe_mark_and_emptiness_work_on_s3() {
     let store = server.open("bkt");
     probe(&Env::real(), &*store).await.unwrap();
     assert!(is_empty_prefix(&*store).await.unwrap());
-    mark(&*store, "55f8bf95-7e0b-4e3c-93df-0cfcca3bac87").await.unwrap();
+    mark(&*store, b"55f8bf95-7e0b-4e3c-93df-0cfcca3bac87".to_vec()).await.unwrap();
     assert!(!is_empty_prefix(&*store).await.unwrap());
 }
 

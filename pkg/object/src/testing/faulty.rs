@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{Error, ObjectInfo, ObjectStore, Payload, Result};
+use crate::{Error, ObjectInfo, ObjectStore, Payload, Result, Sink};
 
 /// How often a [`FaultyStore`] misbehaves. All ratios are out of 1000 calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,17 @@ pub struct Faults {
     pub damage_per_mille: u32,
 }
 
+/// How the bodies of gets arrive that are taken as they come.
+#[derive(Debug, Default)]
+struct Body {
+    /// Bytes of one piece and the pause before each; `None`: all at once.
+    trickle: Option<(usize, Duration)>,
+    /// So many bodies more break off in their middle.
+    cuts: u32,
+    /// So many gets more wait this long for their first byte.
+    stragglers: (u32, Duration),
+}
+
 /// Wraps a store and misbehaves as told. Everything random comes from the [`Env`].
 #[derive(Debug)]
 pub struct FaultyStore {
@@ -39,6 +50,7 @@ pub struct FaultyStore {
     is_up: watch::Sender<bool>,
     is_held: watch::Sender<bool>,
     waiting: watch::Sender<u64>,
+    body: Mutex<Body>,
     gets: AtomicU64,
     puts: AtomicU64,
     deletes: AtomicU64,
@@ -55,6 +67,7 @@ impl FaultyStore {
             is_up: watch::Sender::new(true),
             is_held: watch::Sender::new(false),
             waiting: watch::Sender::new(0),
+            body: Mutex::default(),
             gets: AtomicU64::new(0),
             puts: AtomicU64::new(0),
             deletes: AtomicU64::new(0),
@@ -90,6 +103,37 @@ impl FaultyStore {
     pub async fn held(&self, calls: u64) {
         let mut waiting = self.waiting.subscribe();
         waiting.wait_for(|n| *n >= calls).await.expect("the sender lives in self");
+    }
+
+    /// Bodies come in pieces of `bytes` from now on, each after a pause.
+    pub fn trickle(&self, bytes: usize, pause: Duration) {
+        self.body.lock().trickle = Some((bytes, pause));
+    }
+
+    /// The next `times` bodies break off in their middle.
+    pub fn cut(&self, times: u32) {
+        self.body.lock().cuts = times;
+    }
+
+    /// The next `times` gets wait `pause` before they do anything.
+    pub fn straggle(&self, times: u32, pause: Duration) {
+        self.body.lock().stragglers = (times, pause);
+    }
+
+    /// What this body will be like: its trickle, and whether it breaks off.
+    async fn body(&self) -> (Option<(usize, Duration)>, bool) {
+        let (trickle, cut, pause) = {
+            let mut body = self.body.lock();
+            let cut = body.cuts > 0;
+            body.cuts -= u32::from(cut);
+            let late = body.stragglers.0 > 0;
+            body.stragglers.0 -= u32::from(late);
+            (body.trickle, cut, late.then_some(body.stragglers.1))
+        };
+        if let Some(pause) = pause {
+            self.env.sleep(pause).await;
+        }
+        (trickle, cut)
     }
 
     /// Every get of `key` gives one bit wrong until it is put again.
@@ -185,6 +229,23 @@ impl ObjectStore for FaultyStore {
         Ok(bytes)
     }
 
+    async fn get_into(&self, key: &str, range: Option<Range<u64>>, sink: &dyn Sink) -> Result<u64> {
+        let (trickle, cut) = self.body().await;
+        let bytes = self.get(key, range).await?;
+        let end = if cut { bytes.len() / 2 } else { bytes.len() };
+        sink.begin();
+        match trickle {
+            None => sink.push(&bytes[..end]),
+            Some((piece, pause)) => {
+                for piece in bytes[..end].chunks(piece) {
+                    self.env.sleep(pause).await;
+                    sink.push(piece);
+                }
+            }
+        }
+        if cut { Err(failed("get", key, "the body broke off")) } else { Ok(bytes.len() as u64) }
+    }
+
     async fn put(&self, key: &str, body: Payload) -> Result<()> {
         self.puts.fetch_add(1, Ordering::SeqCst);
         let faults = self.before("put", key).await?;
@@ -203,6 +264,10 @@ impl ObjectStore for FaultyStore {
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.before("head", key).await?;
         self.inner.head(key).await
+    }
+
+    fn leftovers<'a>(&'a self, prefix: &str) -> BoxStream<'a, Result<ObjectInfo>> {
+        self.inner.leftovers(prefix)
     }
 
     fn list<'a>(&'a self, prefix: &str, after: &str) -> BoxStream<'a, Result<ObjectInfo>> {

@@ -58,7 +58,7 @@ async fn sequential_writes_are_one_slice_a_chunk() {
 
 #[tokio::test(start_paused = true)]
 async fn slices_commit_in_the_order_they_were_begun() {
-    let w = World::new().await;
+    let w = World::with(format(), Config { pack_bytes: 0, ..config() }, Parts::none()).await;
     let (ino, fh) = w.create("a").await;
     for i in (0..40u64).rev() {
         w.write(fh, i * 5000, &pattern(i as usize, 4000)).await;

@@ -5,6 +5,7 @@ mod errors;
 mod files;
 mod life;
 mod model;
+mod packs;
 mod virtuals;
 mod write_back;
 
@@ -43,6 +44,7 @@ pub(crate) fn config() -> Config {
         flush_age: Duration::from_secs(5),
         flush_idle: Duration::from_secs(1),
         reupload_age: Duration::from_secs(30 * 60),
+        pack_bytes: BLOCK,
         read_retries: 10,
         readdir_page: 16,
         hide_internal: false,

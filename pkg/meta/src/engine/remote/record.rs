@@ -10,28 +10,62 @@ use crate::record::{
 };
 use crate::txn::{AttrChange, Counter, Durability, Rely};
 
-/// A record, or a page of records, that an operation reads. One per reading verb of
-/// [`crate::txn::Txn`].
+/// A record, or a page of records, or a question about one, that an operation reads. Named like
+/// the methods of [`crate::txn::Txn`]. The questions exist so that an operation relies on as little
+/// as its outcome depends on: two that add to one record do not fight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "named like the methods of Txn that read them")]
 pub enum Key {
     Attr(Ino),
     Entry(Ino, Vec<u8>),
     DirIsEmpty(Ino),
-    Entries { dir: Ino, after: Vec<u8>, limit: usize, plus: bool },
+    Entries {
+        dir: Ino,
+        after: Vec<u8>,
+        limit: usize,
+        plus: bool,
+    },
     Parents(Ino),
     Symlink(Ino),
     Xattr(Ino, Vec<u8>),
     XattrNames(Ino),
     Slices(Ino, ChunkIndex),
-    Chunks { ino: Ino, from: ChunkIndex, limit: usize },
+    Chunks {
+        ino: Ino,
+        from: ChunkIndex,
+        limit: usize,
+    },
+    /// The same, from the start, of a removed file that had this length.
+    DeletedChunks {
+        ino: Ino,
+        length: u64,
+        limit: usize,
+    },
     SliceRefs(SliceRef),
-    UnownedSlices { after: SliceId, limit: usize },
-    SliceRecords { after: SliceId, limit: usize },
-    ScanChunks { after: (Ino, ChunkIndex), limit: usize },
-    ScanAttrs { after: Ino, limit: usize },
-    DeletedFiles { until: i64, limit: usize },
-    Delayed { until: i64, limit: usize },
+    UnownedSlices {
+        after: SliceId,
+        limit: usize,
+    },
+    SliceRecords {
+        after: SliceId,
+        limit: usize,
+    },
+    ScanChunks {
+        after: (Ino, ChunkIndex),
+        limit: usize,
+    },
+    ScanAttrs {
+        after: Ino,
+        limit: usize,
+    },
+    DeletedFiles {
+        until: i64,
+        limit: usize,
+    },
+    Delayed {
+        until: i64,
+        limit: usize,
+    },
     Counter(Counter),
     DirStat(Ino),
     Quota(QuotaKey),
@@ -47,17 +81,65 @@ pub enum Key {
     Plocks(Ino),
     Detached,
     Setting,
+
+    /// Is there an extended attribute of this name?
+    HasXattr(Ino, Vec<u8>),
+    /// How many records has the chunk's list? 0 if there is none.
+    SliceCount(Ino, ChunkIndex),
+    /// Has the directory statistics?
+    HasDirStat(Ino),
+    /// Is there such a quota record?
+    HasQuota(QuotaKey),
+    /// Is the counter, with this much more, still at or below the limit?
+    CounterRoom {
+        counter: Counter,
+        add: i64,
+        limit: i64,
+    },
+    /// Is there no such quota record, or room in it for this much more ([`Quota::exceeded_by`])?
+    QuotaRoom {
+        key: QuotaKey,
+        space: i64,
+        inodes: i64,
+    },
+    /// Does the session keep this inode alive?
+    HasSustained(SessionId, Ino),
+    /// Is there a record of delayed slices with this id and second?
+    HasDelayed(SliceId, i64),
+}
+
+impl Key {
+    /// Is it a page of a longer list? Pages are read, never guarded: what an operation does with
+    /// one it relies on record by record.
+    pub fn is_page(&self) -> bool {
+        matches!(
+            self,
+            Key::Entries { .. }
+                | Key::XattrNames(_)
+                | Key::Chunks { .. }
+                | Key::DeletedChunks { .. }
+                | Key::UnownedSlices { .. }
+                | Key::SliceRecords { .. }
+                | Key::ScanChunks { .. }
+                | Key::ScanAttrs { .. }
+                | Key::DeletedFiles { .. }
+                | Key::Delayed { .. }
+                | Key::Quotas(_)
+                | Key::Sessions
+                | Key::Sustained(_)
+                | Key::Detached
+        )
+    }
 }
 
 /// What stands under a [`Key`]. The variant follows from the key.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "each says which keys it answers")]
 pub enum Value {
     /// `Attr`.
     Attr(Option<Attr>),
     /// `Entry`.
     Entry(Option<Entry>),
-    /// `DirIsEmpty`, `AnyDirQuota`.
+    /// `DirIsEmpty`, `AnyDirQuota`, and every question above that asks for yes or no.
     Flag(bool),
     /// `Entries`.
     Entries(Vec<NamedEntry>),
@@ -69,9 +151,9 @@ pub enum Value {
     Names(Vec<Vec<u8>>),
     /// `Slices`: the list as stored, 24 bytes a record, oldest first.
     SliceList(Vec<u8>),
-    /// `Chunks`.
+    /// `Chunks`, `DeletedChunks`.
     Chunks(Vec<ChunkIndex>),
-    /// `SliceRefs`, `Counter` (in the convention of [`Counter`]).
+    /// `SliceRefs`, `SliceCount`, `Counter` (in the convention of [`Counter`]).
     Number(i64),
     /// `UnownedSlices`.
     SliceRefs(Vec<SliceRef>),
@@ -122,6 +204,16 @@ pub struct Guard {
     pub seen: Value,
 }
 
+impl Guard {
+    /// Does it hold if this is what stands there now?
+    pub fn holds(&self, now: &Value) -> bool {
+        match (&self.seen, now) {
+            (Value::Attr(Some(seen)), Value::Attr(Some(now))) => self.rely.same(seen, now),
+            (seen, now) => seen == now,
+        }
+    }
+}
+
 /// A change, applied on the server. One per changing verb of [`crate::txn::Txn`], in the order the
 /// operation made them.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,19 +248,19 @@ pub enum Verb {
     AddCounter(Counter, i64),
     SetCounter(Counter, i64),
     PutDirStat(Ino, DirStat),
-    /// Answers 1 if the record existed, else 0 and changes nothing.
+    /// Guarded by [`Key::HasDirStat`]: the record exists.
     AddDirStat(Ino, DirStat),
     RemoveDirStat(Ino),
     PutQuota(QuotaKey, Quota),
-    /// Answers 1 if the record existed, else 0 and changes nothing.
+    /// Guarded by [`Key::HasQuota`]: the record exists.
     AddQuotaUsed(QuotaKey, i64, i64),
     RemoveQuota(QuotaKey),
-    /// Stores the rule unless an equal one is there; answers its id.
+    /// Stores the rule unless an equal one is there; answers its id. Always alone in its commit.
     InternAcl(AclRule),
     PutSession(SessionRecord),
     RemoveSession(SessionId),
     InsertSustained(SessionId, Ino),
-    /// Answers 1 if it was there, else 0.
+    /// Guarded by [`Key::HasSustained`].
     RemoveSustained(SessionId, Ino),
     SetFlock(Ino, LockOwner, Option<FlockKind>),
     SetPlocks(Ino, LockOwner, Vec<PlockRange>),
@@ -176,7 +268,10 @@ pub enum Verb {
     RemoveDetached(Ino),
     PutSetting(String),
     LogChange(String),
-    TrimChangeLog { before_secs: i64, keep_lines: u64 },
+    TrimChangeLog {
+        before_secs: i64,
+        keep_lines: u64,
+    },
 }
 
 /// One transaction, ready to be applied.
@@ -215,7 +310,8 @@ pub enum Outcome {
         learned: Vec<(Key, Value)>,
     },
     /// A guard did not hold. Nothing was changed. Carries the current values of at least one
-    /// guarded record that moved; best of all of them.
+    /// guarded record that moved; best of all guarded ones, of one moment: then an error that
+    /// follows from them is believed without asking again.
     Moved(Vec<(Key, Value)>),
 }
 
@@ -231,6 +327,12 @@ pub trait Server: Send + Sync + 'static {
     /// Reads records in one round trip and over one consistent view. The answer holds every key
     /// asked for and may hold more: an entry brings the attributes of its inode along.
     async fn fetch(&self, keys: &[Key]) -> Result<Vec<(Key, Value)>>;
+
+    /// Changes whenever the connection was made anew, so that the server may have gone back to an
+    /// older state: ids held by this client are then compared with its counters (R9).
+    fn generation(&self) -> u64 {
+        0
+    }
 
     /// Applies a transaction in one round trip, if all it relies on still holds.
     async fn commit(&self, commit: &Commit) -> Result<Outcome>;

@@ -43,6 +43,16 @@ use writer::Writer;
 /// Read connections kept for later; more are opened while more threads read at once.
 const IDLE_READERS_MAX: usize = 16;
 
+/// Can this URL be read? Touches no file.
+///
+/// # Errors
+///
+/// [`Error::Refused`], naming what cannot.
+#[cfg(feature = "testing")]
+pub fn check_url(url: &str) -> Result<()> {
+    Place::parse(url).map(drop)
+}
+
 /// The embedded engine.
 pub struct SqliteEngine {
     place: Place,

@@ -6,7 +6,8 @@ use cairn_types::{
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Params, Row, params};
 
-use super::convert::{attr, bytes, columns_of, fail, id, int, is_duplicate, kind, small, text};
+use super::super::sql::columns::{columns_of, owner_kind};
+use super::convert::{attr, bytes, fail, id, int, is_duplicate, kind, small, text};
 use super::pending::{Pending, Slot};
 use super::sql::Sql;
 use crate::record::{
@@ -116,15 +117,6 @@ fn corrupt_chunk(ino: Ino, index: ChunkIndex, reason: impl std::fmt::Display) ->
 
 fn quota_at(row: &Row<'_>) -> Result<Quota> {
     Ok(Quota { max_space: int(row, 0)?, max_inodes: int(row, 1)?, used_space: int(row, 2)?, used_inodes: int(row, 3)? })
-}
-
-/// The number of a user or group quota's kind; `None` for directories, which have a table of their own.
-fn owner_kind(kind: QuotaKind) -> Option<i64> {
-    match kind {
-        QuotaKind::Dir => None,
-        QuotaKind::User => Some(1),
-        QuotaKind::Group => Some(2),
-    }
 }
 
 fn slice_at(row: &Row<'_>) -> Result<SliceRef> {

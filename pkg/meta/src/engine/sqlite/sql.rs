@@ -1,6 +1,6 @@
 //! The statements, written once for a table prefix.
 
-use super::convert::ATTR_COLUMNS;
+use super::super::sql::columns::ATTR_COLUMNS;
 
 macro_rules! statements {
     ($($name:ident = $text:expr;)*) => {
