@@ -207,7 +207,8 @@ fn write_until_it_dies(manifest: &Manifest, root: &Path, seed: u64, death: u64, 
     let mut chance = Chance::new(seed ^ death << 20 ^ writer << 40);
     for n in 0.. {
         let (seed, len) = (writer << 32 | death << 24 | n, *chance.pick(&SIZES));
-        let name = format!("f-{seed}-{len}");
+        // One that is not renamed when it is whole may be found in part.
+        let name = format!("f-{seed}-{len}{}", if by_close { ".t" } else { "" });
         let before = manifest.disk();
         let written = if by_close {
             close_one(root, &name, &bytes(seed, len))

@@ -401,15 +401,12 @@ impl Meta {
     /// engine was behind, so it has lost what it had committed before.
     pub async fn pass_slice_ids(&self, highest: SliceId) -> Result<bool> {
         let _refilling = self.slices.refill.lock().await;
-        let take = |count| TakeIds { counter: Counter::NextChunk, count };
-        let first = self.run_durable(take(SLICE_BATCH), Durability::Power).await?;
-        if first > highest.0 {
-            self.slices.fill(first, SLICE_BATCH);
-            return Ok(false);
+        let slice = highest.0.max(self.slices.highest());
+        let [_, pushed] = self.run_durable(FenceIds { inode: 0, slice }, Durability::Power).await?;
+        if pushed {
+            self.slices.abandon();
         }
-        self.run_durable(take(highest.0 - first + 1), Durability::Power).await?;
-        self.slices.fill(first, 0);
-        Ok(true)
+        Ok(pushed)
     }
 
     // --- names
