@@ -280,7 +280,7 @@ impl World {
             let (journal, recovered) =
                 Journal::open(&env, self.disk.door(), journal_settings(&setting)).await.map_err(words)?;
             let staging = Staging::new(staging_rules(self.seed), Some(journal), RawStaging::default());
-            let chunk = ChunkStore::with_staging(env.clone(), limited, cache.clone(), config, Some(staging));
+            let chunk = ChunkStore::with_staging(env.clone(), limited, cache.clone(), config, None, Some(staging));
             cairn_vfs::replay(&meta, &chunk, recovered).await.map_err(words)?;
             chunk
         } else {

@@ -30,7 +30,7 @@ async fn staging(world: &World, disk: &SimulatedDisk, rules: StagingRules) -> Ar
     let (journal, _) = Journal::open(&world.env, disk.door(), settings).await.unwrap();
     let staging = Staging::new(rules, Some(journal), RawStaging::default());
     let cache = BlockCache::open(world.env.clone(), cache_config(0, vec![])).unwrap();
-    ChunkStore::with_staging(world.env.clone(), world.faulty.clone(), cache, config(), Some(staging))
+    ChunkStore::with_staging(world.env.clone(), world.faulty.clone(), cache, config(), None, Some(staging))
 }
 
 /// A staged slice that somebody is about to commit.

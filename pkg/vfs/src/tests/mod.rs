@@ -197,7 +197,7 @@ async fn staging_client(
         cache_full_blocks: true,
     };
     let (staging, recovered) = staging.unzip();
-    let chunk = ChunkStore::with_staging(env.clone(), store.clone(), cache, chunks, staging);
+    let chunk = ChunkStore::with_staging(env.clone(), store.clone(), cache, chunks, None, staging);
     let replayed = crate::replay(&meta, &chunk, recovered.unwrap_or_default()).await.expect("replays");
     ((Vfs::new(env, meta, chunk.clone(), parts, config), chunk), replayed)
 }
