@@ -88,15 +88,70 @@ fn an_unknown_cipher_is_refused_by_name() {
     assert!(!said.contains("panicked"), "{said}");
 }
 
+/// A JuiceFS client died in write-back mode: what only its cache has can be read at once, reaches the
+/// store as JuiceFS would have put it, and leaves the cache.
 #[test]
-fn a_cache_with_blocks_nobody_uploaded_is_refused_by_name() {
+fn what_a_dead_juicefs_staged_is_read_and_uploaded() {
     let fixture = fixture("sqlite-writeback-crash");
     fixture.unpack("cache.tar.zst", &fixture.volume.path("cache"));
-    let said = fixture.volume.mount_refused(&[]);
-    assert!(said.contains("rawstaging"), "{said}");
-    let staged =
-        fixture.volume.path("cache").join(fixture.manifest["format"]["UUID"].as_str().unwrap()).join("rawstaging");
-    assert!(staged.is_dir(), "nothing was touched");
+    let home = fixture.volume.path("cache").join(fixture.manifest["format"]["UUID"].as_str().unwrap());
+    // What it had cached would answer in place of what it had staged.
+    fs::remove_dir_all(home.join("raw")).unwrap();
+    let mounted = fixture.volume.mount(&["--writeback", "--enable-xattr"]);
+    let wrong = manifest::differences(&fixture.manifest["tree"], mounted.root(), "");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let objects = fixture.manifest["after_recovery_by_juicefs"]["objects"].as_array().unwrap();
+    let right: BTreeSet<String> = objects
+        .iter()
+        .map(|o| o.as_str().unwrap().trim_start_matches("sqlite-writeback-crash/").to_owned())
+        .filter(|key| key.starts_with("chunks/"))
+        .collect();
+    crate::support::eventually("all is uploaded", crate::support::PATIENCE, || {
+        let there: BTreeSet<String> = fixture.objects().into_iter().filter(|key| key.starts_with("chunks/")).collect();
+        (there == right).then_some(())
+    });
+    mounted.unmount();
+    assert_eq!(cairn_staged(&home), Vec::<std::path::PathBuf>::new());
+    let mounted = fixture.volume.mount(&["--cache-dir", "memory", "--enable-xattr", "--read-only"]);
+    let wrong = manifest::differences(&fixture.manifest["tree"], mounted.root(), "");
+    assert!(wrong.is_empty(), "from the store alone:\n{}", wrong.join("\n"));
+}
+
+/// A process that calls itself juicefs and has a session of this volume on this machine may still upload.
+#[test]
+fn what_a_living_juicefs_staged_is_left_alone() {
+    let fixture = fixture("sqlite-writeback-crash");
+    fixture.unpack("cache.tar.zst", &fixture.volume.path("cache"));
+    let home = fixture.volume.path("cache").join(fixture.manifest["format"]["UUID"].as_str().unwrap());
+    let program = fixture.volume.path("juicefs");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let mut living = Command::new(&program).arg("600").spawn().unwrap();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let info = serde_json::json!({"Version": "1.4.1", "HostName": host, "MountPoint": "/m", "ProcessID": living.id()});
+    let db = rusqlite::Connection::open(fixture.volume.database()).unwrap();
+    let row = "insert into jfs_session2 (sid, expire, info) values (900, 4000000000, ?1)";
+    db.execute(row, [info.to_string().into_bytes()]).unwrap();
+    drop(db);
+    let before = cairn_staged(&home);
+    assert!(before.len() > 40);
+    let mounted = fixture.volume.mount(&["--writeback"]);
+    assert!(mounted.said().contains("still running"), "{}", mounted.said());
+    mounted.unmount();
+    assert_eq!(cairn_staged(&home), before);
+    living.kill().unwrap();
+    living.wait().unwrap();
+}
+
+/// Files left below `rawstaging`.
+fn cairn_staged(home: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut left = Vec::new();
+    let mut todo = vec![home.join("rawstaging")];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.path().is_dir() { todo.push(entry.path()) } else { left.push(entry.path()) }
+        }
+    }
+    left
 }
 
 #[test]

@@ -29,18 +29,32 @@ fn what_was_fsynced_survives_kill_9() {
     for_seeds(Duration::from_secs(20), |seed| survive_some_deaths(&Volume::new(&["--compress", "lz4"]), seed, 3));
 }
 
+/// In write-back mode a file is safe from kill -9 as soon as it is closed, store or no store.
+#[test]
+fn what_was_closed_survives_kill_9_in_write_back_mode() {
+    for_seeds(Duration::from_secs(20), |seed| {
+        survive_deaths_of(&Volume::new(&["--compress", "lz4"]), seed ^ 77, 3, &["--writeback"]);
+    });
+}
+
 /// Kills a mount of an empty volume so many times, and looks after each.
 pub(crate) fn survive_some_deaths(volume: &Volume, seed: u64, deaths: u64) {
+    survive_deaths_of(volume, seed, deaths, &[]);
+}
+
+fn survive_deaths_of(volume: &Volume, seed: u64, deaths: u64, flags: &[&str]) {
+    let by_close = flags.contains(&"--writeback");
     let mut chance = Chance::new(seed);
     let manifest = Manifest::default();
     for death in 0..deaths {
-        let mut mounted = volume.mount(&["--heartbeat", "1s"]);
+        let mut mounted = volume.mount(&[&["--heartbeat", "1s"], flags].concat());
         manifest.verify(mounted.root());
         let enough = manifest.promised() + 1 + chance.below(60);
         std::thread::scope(|scope| {
             for writer in 0..WRITERS {
                 let (manifest, root) = (&manifest, mounted.root().to_owned());
-                scope.spawn(move || write_until_it_dies(manifest, &root, seed, death, writer));
+                let by_close = by_close && writer % 2 == 0;
+                scope.spawn(move || write_until_it_dies(manifest, &root, seed, death, writer, by_close));
             }
             let (manifest, root) = (&manifest, mounted.root().to_owned());
             scope.spawn(move || overwrite_until_it_dies(manifest, &root));
@@ -48,9 +62,11 @@ pub(crate) fn survive_some_deaths(volume: &Volume, seed: u64, deaths: u64) {
             mounted.kill();
         });
     }
+    // Write-back or not, what is left of it is found and uploaded.
     let mounted = volume.mount(&[]);
     manifest.verify(mounted.root());
-    mounted.unmount();
+    cairn([Path::new("umount"), mounted.root(), Path::new("--flush")]).ok();
+    drop(mounted);
     volume.fsck_is_clean();
     collect(volume);
     let mounted = volume.mount(&["--read-only"]);
@@ -187,13 +203,19 @@ fn parse(text: &str) -> Option<(u64, usize)> {
 }
 
 /// Creates, writes, fsyncs, renames, fsyncs the folder; until the daemon is gone.
-fn write_until_it_dies(manifest: &Manifest, root: &Path, seed: u64, death: u64, writer: u64) {
+fn write_until_it_dies(manifest: &Manifest, root: &Path, seed: u64, death: u64, writer: u64, by_close: bool) {
     let mut chance = Chance::new(seed ^ death << 20 ^ writer << 40);
     for n in 0.. {
         let (seed, len) = (writer << 32 | death << 24 | n, *chance.pick(&SIZES));
-        let name = format!("f-{seed}-{len}");
+        // One that is not renamed when it is whole may be found in part.
+        let name = format!("f-{seed}-{len}{}", if by_close { ".t" } else { "" });
         let before = manifest.disk();
-        match write_one(root, &name, &bytes(seed, len)) {
+        let written = if by_close {
+            close_one(root, &name, &bytes(seed, len))
+        } else {
+            write_one(root, &name, &bytes(seed, len))
+        };
+        match written {
             Ok(()) if manifest.is_promised(before) => manifest.promise(name, seed, len),
             Ok(()) => {}
             Err(e) => return gone(&e),
@@ -209,6 +231,20 @@ fn write_one(root: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
     drop(file);
     fs::rename(&temporary, root.join(name))?;
     File::open(root)?.sync_all()
+}
+
+/// The promise begins when close(2) returns.
+fn close_one(root: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
+    let file = File::create(root.join(name))?;
+    (&file).write_all(content)?;
+    close(file)
+}
+
+/// close(2) with its answer, which dropping a file throws away.
+fn close(file: File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor is ours alone from here on, and closed once.
+    crate::support::cvt(unsafe { libc::close(file.into_raw_fd()) }).map(drop)
 }
 
 fn content(piece: u64, version: u64) -> Vec<u8> {

@@ -17,3 +17,4 @@ mod mount;
 mod posix;
 mod sim;
 mod support;
+mod write_back;

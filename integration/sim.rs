@@ -18,6 +18,17 @@ fn promises_are_kept_through_outages_and_power_cuts() {
     });
 }
 
+/// The whole stack in write-back mode: journal and engine forget what nobody had them sync.
+#[test]
+fn promises_are_kept_in_write_back_mode() {
+    for_seeds(Duration::from_secs(15), |seed| {
+        let options = Options { write_back: true, ..Options::stormy() };
+        if let Err(failure) = check(seed, MIX, &options) {
+            panic!("{failure}");
+        }
+    });
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     let steps = generate(42, MIX);

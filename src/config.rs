@@ -21,6 +21,8 @@ pub struct Config {
     pub storage: Storage,
     /// Blocks kept nearby.
     pub cache: Cache,
+    /// Whether this machine's disk may hold blocks for the store.
+    pub write_back: WriteBack,
     /// Memory of the data path.
     pub data: Data,
     /// Work nobody waits for.
@@ -140,6 +142,27 @@ pub struct Cache {
     pub keep_written: bool,
 }
 
+/// Whether this machine's disk may hold blocks for the store.
+#[derive(Clone, Debug)]
+pub struct WriteBack {
+    /// A file is synced once this disk has it; the store gets it later. Default: no. Faster, and it
+    /// works while the store is away; others see a file's name and length before its bytes can be
+    /// read there, and a disk that is lost takes with it what was not uploaded.
+    pub enabled: bool,
+    /// A block stays on the disk at least this long. Default 0. Longer saves the upload of what is
+    /// soon overwritten or removed, and is longer at risk.
+    pub upload_delay: Duration,
+    /// Uploads only between these hours of the day, local time. Default: always.
+    pub upload_hours: Option<(u8, u8)>,
+    /// Only blocks shorter than this are staged, bytes; 0: all. Default 0.
+    pub threshold_bytes: u64,
+    /// Blocks being staged at a time; more go to the store at once. Default 1000.
+    pub stage_writes_max: u64,
+    /// Bytes that may wait for upload; 0: as many as the disk has room for. Default 0. Writers wait
+    /// at the limit.
+    pub staged_bytes_max: u64,
+}
+
 /// Memory of the data path.
 #[derive(Clone, Debug)]
 pub struct Data {
@@ -218,6 +241,14 @@ impl Config {
                 file_mode: 0o600,
                 keep_written: false,
             },
+            write_back: WriteBack {
+                enabled: false,
+                upload_delay: Duration::ZERO,
+                upload_hours: None,
+                threshold_bytes: 0,
+                stage_writes_max: 1000,
+                staged_bytes_max: 0,
+            },
             data: Data { buffer_bytes: 300 * MIB, prefetch: 1, max_readahead_bytes: 0, packs: true },
             jobs: Jobs { no_bgjob: false, max_deletes: 10 },
             internal: Internal::default(),
@@ -247,6 +278,13 @@ impl Config {
             self.data.buffer_bytes >= least,
             format!("the buffer must hold at least {} MiB (buffer-size)", least / MIB),
         );
+        if self.write_back.enabled {
+            let has_disk = !self.cache.dirs.is_empty() && self.cache.disk_bytes > 0;
+            must(has_disk, "write-back needs a cache on a disk (cache-dir, cache-size)".into());
+            must(!self.client.read_only, "a read-only mount has nothing to write back (writeback)".into());
+        }
+        let hours = self.write_back.upload_hours.unwrap_or_default();
+        must(hours.0 < 24 && hours.1 < 24, "hours of the day go from 0 to 23 (upload-hours)".into());
         all
     }
 }
@@ -257,6 +295,7 @@ impl std::fmt::Debug for Config {
             .field("client", &self.client)
             .field("storage", &self.storage)
             .field("cache", &self.cache)
+            .field("write_back", &self.write_back)
             .field("data", &self.data)
             .field("jobs", &self.jobs)
             .field("internal", &self.internal)

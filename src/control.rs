@@ -17,8 +17,8 @@ use serde::Serialize;
 #[derive(Clone)]
 pub(crate) struct Commands {
     pub(crate) meta: Arc<Meta>,
-    pub(crate) upkeep: Arc<Upkeep>,
     pub(crate) chunks: Arc<ChunkStore>,
+    pub(crate) upkeep: Arc<Upkeep>,
     /// What goes on behind a message that was answered.
     pub(crate) tasks: TaskSet,
 }
@@ -84,7 +84,22 @@ impl Commands {
                 self.upkeep.compact_tree(ino, threads, &|step| entries(progress, step)).await?;
                 Ok(ControlReply::Done)
             }
+            ControlRequest::Drain => {
+                self.drain(progress).await;
+                Ok(ControlReply::Done)
+            }
         }
+    }
+
+    /// Tells the bytes uploaded, and those in all: what is staged meanwhile comes on top.
+    async fn drain(&self, progress: &Progress) {
+        self.chunks
+            .drain(|left| {
+                let (done, total) = progress.get();
+                let now = total.max(done + left.bytes);
+                progress.add(now.saturating_sub(left.bytes).saturating_sub(done), now - total);
+            })
+            .await;
     }
 }
 

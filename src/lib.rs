@@ -18,6 +18,7 @@ mod keys;
 mod memory;
 mod metrics;
 mod session;
+mod staging;
 mod storage;
 mod volume;
 

@@ -170,6 +170,16 @@ impl Reader {
         out.gauge("used_buffer_size_bytes", "Buffer in use", d.buffer_used_bytes as f64)?;
         out.gauge("buffer_page_bytes", "Memory held for pages, lent or free", d.page_memory_bytes as f64)?;
         out.gauge("buffer_waiting_writers", "Writers waiting for buffer", d.writers_waiting as f64)?;
+        let s = self.sources.chunks.staging_stats();
+        out.gauge("staging_blocks", "Blocks that wait for upload on this disk", s.blocks as f64)?;
+        out.gauge("staging_block_bytes", "Bytes of those", s.bytes as f64)?;
+        out.gauge("staging_oldest_seconds", "Age of the oldest of those", s.oldest_age.as_secs_f64())?;
+        out.gauge("staging_lost_blocks", "Staged blocks that were set aside or cannot be read", s.lost_blocks as f64)?;
+        out.counter("staging_written_blocks", "Blocks staged", s.staged_blocks)?;
+        out.counter("staging_write_bytes", "Bytes of those", s.staged_bytes)?;
+        out.counter("staging_uploaded_blocks", "Staged blocks that the store took", s.uploaded_blocks)?;
+        out.counter("staging_block_errors", "Uploads that failed and are tried again", s.upload_errors)?;
+        out.counter("staging_refused_blocks", "Blocks that went to the store at once", s.refused_blocks)?;
         out.counter("chunk_put_blocks", "Blocks stored", d.put_blocks)?;
         out.counter("chunk_put_bytes", "Plain bytes of those", d.put_bytes)?;
         out.counter("chunk_put_errors", "Blocks that could not be stored", d.put_errors)?;

@@ -7,16 +7,21 @@ use cairn_types::{Date, Timestamp};
 use serde_json::json;
 
 /// The JSON that other clients show in `status`.
-pub(crate) fn info(env: &Env, mountpoint: &Path) -> String {
+///
+/// `writes_back`: blocks that it names may be on its disk only.
+pub(crate) fn info(env: &Env, mountpoint: &Path, writes_back: bool) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    json!({
+    let mut info = json!({
         "Version": crate::presented_version(),
         "HostName": host,
         "MountPoint": mountpoint.display().to_string(),
         "MountTime": rfc3339(Timestamp::from(env.now())),
         "ProcessID": std::process::id(),
-    })
-    .to_string()
+    });
+    if writes_back {
+        info["WriteBack"] = true.into();
+    }
+    info.to_string()
 }
 
 /// `2026-11-21T01:54:17.382943663Z`.

@@ -3,7 +3,7 @@
 //! Up: engine, setting, object store, cache, chunks, metadata, session, files, upkeep. Down: files
 //! (everything dirty is stored and committed), upkeep, chunks, cache, session, engine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::control::Commands;
 use crate::error::refused;
 use crate::metrics::{Exporter, Sources};
 use crate::storage::{Failing, Followed, bandwidth, check_bucket, check_supported};
-use crate::{Error, Result, keys, metrics, session, storage};
+use crate::{Result, keys, metrics, session, staging, storage};
 
 /// Share of the buffer that read-ahead of all readers may use: most of what blocks on their way in may have, which
 /// is half of it.
@@ -95,11 +95,20 @@ impl Volume {
             check_bucket(env, &*store).await?;
         }
         let cache = open_cache(env, &config.cache, &format, cipher.clone())?;
-        let settings = chunk_config(&config, &format)?;
-        let chunks = ChunkStore::with_cipher(env.clone(), store.clone(), cache.clone(), settings, cipher.clone());
         let meta = open_meta(env, engine, &config).await?;
+        let staging::Opened { staging, recovered, highest } = staging::open(env, &config, &format, &meta).await?;
+        if let Some(highest) = highest
+            && meta.pass_slice_ids(highest).await?
+        {
+            tracing::error!(slice = highest.0, "the metadata is older than blocks on this disk: it was set back");
+        }
+        let chunk_config = chunk_config(&config, &format)?;
+        let chunks =
+            ChunkStore::with_staging(env.clone(), store.clone(), cache.clone(), chunk_config, cipher.clone(), staging);
         if !config.client.read_only {
-            meta.start_session(session::info(env, &config.client.mountpoint)).await?;
+            let info = session::info(env, &config.client.mountpoint, config.write_back.enabled);
+            meta.start_session(info).await?;
+            cairn_vfs::replay(&meta, &chunks, recovered).await?;
         }
         let upkeep = start_upkeep(env, &meta, &chunks, &config);
         let sources = Sources {
@@ -237,6 +246,9 @@ impl Volume {
     /// The first thing that could not be saved. The rest is closed all the same.
     pub async fn close(self) -> Result<()> {
         let saved = self.vfs.close().await;
+        if self.chunks.is_draining() {
+            self.chunks.drain(|_| {}).await;
+        }
         self.tasks.stop().await;
         self.upkeep.stop().await;
         self.chunks.close().await;
@@ -271,9 +283,6 @@ async fn open_engine(env: &Env, config: &Config) -> Result<Arc<dyn Engine>> {
 /// The cache of an encrypted volume lies beside the one of JuiceFS, which keeps blocks in clear.
 fn open_cache(env: &Env, cache: &Cache, format: &Format, cipher: Option<Arc<Cipher>>) -> Result<Arc<BlockCache>> {
     let mut dirs: Vec<PathBuf> = cache.dirs.iter().map(|d| d.join(&format.uuid)).collect();
-    for dir in &dirs {
-        refuse_staged(dir)?;
-    }
     if cipher.is_some() {
         dirs = cache.dirs.iter().map(|d| d.join(format!("{}{SEALED_SUFFIX}", format.uuid))).collect();
     }
@@ -304,19 +313,6 @@ fn pass_through(vfs: &Vfs, config: &Config, format: &Format) {
     match cairn_cache::Images::open(folder.clone(), bytes_max, config.cache.free_space_ratio) {
         Ok(images) => vfs.pass_through(images, passable),
         Err(error) => tracing::info!(folder = %folder.display(), %error, "no images of files: all reads come here"),
-    }
-}
-
-/// Blocks that only this disk has are not ours to overlook: their files are damaged until they are uploaded.
-fn refuse_staged(dir: &Path) -> Result<()> {
-    let shown = dir.display().to_string();
-    match cairn_cache::find_staged(dir) {
-        Ok(None) => Ok(()),
-        Ok(Some(_)) => refused(format!(
-            "{shown}/rawstaging holds blocks that were never uploaded; this client cannot upload them yet: mount the \
-             volume with the client that staged them and let it finish, or give another --cache-dir",
-        )),
-        Err(source) => Err(Error::CacheDir { dir: shown, source }),
     }
 }
 

@@ -53,14 +53,40 @@ pub(crate) async fn run(args: FsckArgs, global: &Global) -> anyhow::Result<ExitC
     };
     let admin = Admin::open(&env, &secrets::meta_url(&args.meta_url)?, !options.repair).await?;
     let report = check(&admin, &options, &Bars::new(&env, global, args.json)).await;
+    let staging = staging_sessions(&admin).await;
     admin.close().await;
-    let report = report?;
+    let (report, staging) = (report?, staging?);
+    if report.has_damage() && !staging.is_empty() {
+        eprintln!("{}", waiting_for_upload(&staging));
+    }
     if args.json {
         crate::show(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     } else {
         crate::show(&shown(&report, options.verify))?;
     }
     Ok(if report.has_damage() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Where clients run that may hold blocks for the store on their own disks.
+async fn staging_sessions(admin: &Admin) -> anyhow::Result<Vec<String>> {
+    let infos = admin.meta().sessions().await?.into_iter().map(|session| session.info);
+    let infos = infos.filter_map(|info| serde_json::from_str::<serde_json::Value>(&info).ok());
+    let places = infos.filter(|info| info["WriteBack"] == true).map(|info| {
+        let text = |name: &str| info[name].as_str().unwrap_or("?").to_owned();
+        format!("{}:{}", text("HostName"), text("MountPoint"))
+    });
+    Ok(places.collect())
+}
+
+fn waiting_for_upload(places: &[String]) -> String {
+    format!(
+        "blocks named as missing may be on their way: {} with --writeback; `cairn umount --flush` there uploads them, \
+         then look again",
+        match places {
+            [one] => format!("{one} is mounted"),
+            many => format!("{} are mounted", many.join(", ")),
+        }
+    )
 }
 
 async fn check(admin: &Admin, options: &Options, bars: &Bars) -> anyhow::Result<Report> {

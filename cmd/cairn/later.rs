@@ -21,7 +21,6 @@ const fn value(name: &'static str, harmless: &'static [&'static str], why: &'sta
 }
 
 const OFF: &[&str] = &["0", "0s", "", "false"];
-const WRITEBACK: &str = "every block is stored before the file is synced";
 const HADOOP: &str = "Ranger and Kerberos belong to the Hadoop client, which is not part of this release";
 const TAGS: &str = "objects are put without tags";
 const BACKUP: &str = "metadata is not backed up into the bucket";
@@ -58,11 +57,6 @@ const COMMANDS: &[(&str, &[Flag])] = &[
             value("open-cache", OFF, "attributes are checked at each open"),
             value("open-cache-limit", &["10000"], "there is no open cache"),
             value("tag", &[""], TAGS),
-            value("max-stage-write", &[], WRITEBACK),
-            switch("writeback", WRITEBACK),
-            value("writeback-threshold-size", OFF, WRITEBACK),
-            value("upload-delay", OFF, WRITEBACK),
-            value("upload-hours", &[""], WRITEBACK),
             switch("cache-partial-only", "whole blocks are cached too"),
             value("cache-scan-interval", OFF, "the cache is scanned once, at the start"),
             value("cache-expire", OFF, "blocks leave the cache for want of room, not by age"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cairn::Config;
-use cairn::config::{Cache, Client, Data, Internal, Jobs, Passthrough, Storage};
+use cairn::config::{Cache, Client, Data, Internal, Jobs, Passthrough, Storage, WriteBack};
 use cairn_cache::{ChecksumLevel, Eviction};
 use cairn_meta::AtimeMode;
 use clap::{Args, ValueEnum};
@@ -158,6 +158,24 @@ pub(crate) struct MountArgs {
     /// Blocks fetched whole behind random reads; 0: none
     #[arg(long, default_value_t = 1, help_heading = "Data cache options")]
     prefetch: u32,
+    /// Sync files to this machine's disk and upload them later
+    #[arg(long, help_heading = "Data storage options")]
+    writeback: bool,
+    /// With --writeback: leave a block on the disk at least this long
+    #[arg(long, value_parser = units::duration, default_value = "0s", help_heading = "Data storage options")]
+    upload_delay: Duration,
+    /// With --writeback: upload only within these hours of the day, e.g. 23,4 or 9-17
+    #[arg(long, value_name = "FROM-TO", value_parser = units::hours, help_heading = "Data storage options")]
+    upload_hours: Option<(u8, u8)>,
+    /// With --writeback: only for blocks smaller than this (base bytes); 0: for all
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, default_value = "0", help_heading = "Data storage options")]
+    writeback_threshold_size: u64,
+    /// With --writeback: blocks written to the disk at a time; more go to the store at once
+    #[arg(long, default_value_t = 1000, help_heading = "Data storage options")]
+    max_stage_write: u64,
+    /// With --writeback: bytes that may wait for upload (base MiB); writers wait beyond it; 0: no limit
+    #[arg(long, value_name = "SIZE", value_parser = units::mib_bytes, default_value = "0", help_heading = "Data storage options")]
+    staging_size: u64,
     /// Store each small write in an object of its own
     #[arg(long, help_heading = "Data cache options")]
     no_packs: bool,
@@ -251,6 +269,14 @@ impl MountArgs {
                 eviction: self.cache_eviction,
                 file_mode: self.cache_mode,
                 keep_written: self.cache_large_write,
+            },
+            write_back: WriteBack {
+                enabled: self.writeback,
+                upload_delay: self.upload_delay,
+                upload_hours: self.upload_hours,
+                threshold_bytes: self.writeback_threshold_size,
+                stage_writes_max: self.max_stage_write,
+                staged_bytes_max: self.staging_size,
             },
             data: Data {
                 buffer_bytes: self.buffer_size,

@@ -10,7 +10,7 @@ use cairn_meta::record::SessionRecord;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::secrets;
+use crate::{control, secrets};
 
 /// Flags of `status`.
 #[derive(Args, Debug)]
@@ -82,5 +82,29 @@ fn session(record: &SessionRecord) -> Value {
     if let Ok(Value::Object(info)) = serde_json::from_str(&record.info) {
         shown.extend(info);
     }
+    if shown.get("WriteBack").is_some_and(|on| on == true)
+        && let Some(staged) = staged_at(&shown)
+    {
+        shown.insert("Staged".into(), staged);
+    }
     Value::Object(shown)
+}
+
+/// What waits for upload at a mount of this machine, if it can be asked.
+fn staged_at(session: &Map<String, Value>) -> Option<Value> {
+    let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if session.get("HostName")?.as_str()? != here {
+        return None;
+    }
+    let stats = control::internal(session.get("MountPoint")?.as_str()?.as_ref(), "stats")?;
+    let text = std::fs::read_to_string(stats).ok()?;
+    let number = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("juicefs_staging_")?.strip_prefix(name));
+        line.and_then(|value| value.trim().parse::<f64>().ok()).map(|value| value as u64)
+    };
+    Some(json!({
+        "Blocks": number("blocks ")?,
+        "Bytes": number("block_bytes ")?,
+        "OldestSeconds": number("oldest_seconds ")?,
+    }))
 }

@@ -1,6 +1,7 @@
 //! `cairn umount`: takes a mount away and waits until its process has saved everything. Once that
 //! takes longer than a moment it says how much is left.
 
+use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What is over sooner is not worth a word.
 const SILENCE: Duration = Duration::from_secs(2);
 
+/// The control message that uploads what is staged.
+const DRAIN: u32 = 1901;
+
 /// Flags of `umount`.
 #[derive(Args, Debug)]
 pub(crate) struct UmountArgs {
@@ -28,7 +32,7 @@ pub(crate) struct UmountArgs {
     /// Unmount even if somebody uses it, and do not wait for what is still to be saved
     #[arg(short = 'f', long)]
     force: bool,
-    /// Wait until everything is uploaded (it always does)
+    /// Upload everything first that waits on this machine's disk, however long it takes
     #[arg(long)]
     flush: bool,
 }
@@ -44,6 +48,9 @@ pub(crate) async fn run(args: UmountArgs) -> anyhow::Result<ExitCode> {
         Some(_) => {}
     }
     let server = server_of(&place);
+    if args.flush {
+        flush(&place).await?;
+    }
     if let Err(e) = mountpoint::unmount(&place, args.force) {
         match e.raw_os_error() {
             Some(libc::EBUSY) => bail!("{shown} is busy: close what uses it, or pass --force"),
@@ -56,6 +63,39 @@ pub(crate) async fn run(args: UmountArgs) -> anyhow::Result<ExitCode> {
         Env::real().blocking(move || server.ended()).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Uploads what waits on this machine's disk; on a terminal one line says how far it is.
+async fn flush(place: &Path) -> anyhow::Result<()> {
+    let env = Env::real();
+    let begun = env.instant();
+    let on_terminal = std::io::stderr().is_terminal();
+    let mut last = String::new();
+    let watch = |done: u64, total: u64| {
+        last = progress_line(done, total, env.instant().duration_since(begun));
+        if on_terminal {
+            eprint!("\r\x1b[K{last}");
+        }
+    };
+    let asked = control::ask(&env, place, &control::message(DRAIN, &[]), watch).await;
+    if on_terminal && !last.is_empty() {
+        eprintln!();
+    } else if !last.is_empty() {
+        eprintln!("{last}");
+    }
+    asked.map(drop).context("upload what waits on this machine's disk")
+}
+
+/// `12.0 MiB of 40.0 MiB uploaded, 3.0 MiB/s, 10 s left`
+fn progress_line(done: u64, total: u64, elapsed: Duration) -> String {
+    let speed = done as f64 / elapsed.as_secs_f64().max(0.001);
+    let shown = |bytes: f64| units::short_bytes(bytes as u64);
+    let left = match total.saturating_sub(done) {
+        0 => "0 s".to_owned(),
+        _ if done == 0 => "?".to_owned(),
+        left => format!("{:.0} s", (left as f64 / speed).ceil()),
+    };
+    format!("{} of {} uploaded, {}/s, {left} left", shown(done as f64), shown(total as f64), shown(speed))
 }
 
 /// The process behind a mount.

@@ -31,6 +31,19 @@ fn size(text: &str, base: u64) -> Result<u64, String> {
     if number.is_finite() && (0.0..1.8e19).contains(&bytes) { Ok(bytes as u64) } else { Err(bad()) }
 }
 
+/// A size whose bare number counts bytes.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    size(text, 1)
+}
+
+/// A span of hours of the day: `23,4` or `9-17`.
+pub(crate) fn hours(text: &str) -> Result<(u8, u8), String> {
+    let bad = || format!("{text:?} is not a span of hours: give two numbers from 0 to 23, e.g. 23,4");
+    let (from, to) = text.split_once([',', '-']).ok_or_else(bad)?;
+    let hour = |text: &str| text.trim().parse::<u8>().ok().filter(|hour| *hour < 24).ok_or_else(bad);
+    Ok((hour(from)?, hour(to)?))
+}
+
 /// A size whose bare number counts KiB, in KiB.
 pub(crate) fn kib(text: &str) -> Result<u64, String> {
     Ok(size(text, KIB)? / KIB)
@@ -158,6 +171,15 @@ pub(crate) fn shown_time(secs: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hours_of_the_day() {
+        assert_eq!((hours("23,4"), hours("9-17")), (Ok((23, 4)), Ok((9, 17))));
+        for bad in ["", "7", "1,24", "a-b", "-1,3"] {
+            assert!(hours(bad).is_err(), "{bad}");
+        }
+        assert_eq!((bytes("10"), bytes("2K")), (Ok(10), Ok(2048)));
+    }
 
     #[test]
     fn sizes_take_suffixes_and_count_their_base_without() {

@@ -60,7 +60,7 @@ fn one_cut(place: &mut Place, manifest: &Manifest, chance: &mut Chance, (seed, c
         for writer in 0..WRITERS {
             let (root, ended) = (mounted.root().to_owned(), &ended);
             scope.spawn(move || {
-                write_until_it_dies(manifest, &root, seed, cut, writer);
+                write_until_it_dies(manifest, &root, seed, cut, writer, false);
                 ended.fetch_add(1, Ordering::SeqCst);
             });
         }

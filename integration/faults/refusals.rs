@@ -313,7 +313,7 @@ fn database_cache_or_bucket_on_the_mount_itself_is_refused() {
 #[test]
 fn flags_that_do_nothing_yet_are_refused_by_name() {
     let volume = Volume::new(&[]);
-    says(&volume.mount_refused(&["--writeback"]), &["--writeback"]);
+    says(&volume.mount_refused(&["--backup-meta", "1h"]), &["--backup-meta"]);
 }
 
 #[test]

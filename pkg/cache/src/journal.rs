@@ -37,7 +37,7 @@ pub use door::{Door, DoorFile, RealDoor};
 pub use format::{Intent, IntentSlice};
 pub use log::Refused;
 #[cfg(any(test, feature = "testing"))]
-pub use simulated::SimulatedDisk;
+pub use simulated::{Call, SimulatedDisk};
 
 use format::{Header, Kind};
 use log::{Log, Place, Rules};
@@ -88,7 +88,7 @@ pub struct Recovered {
     /// Intents whose commit may or may not have happened, oldest first.
     pub open: Vec<(IntentId, Intent)>,
     /// Intents that are known to have been committed, as far as the journal still has them.
-    pub settled: Vec<Intent>,
+    pub settled: Vec<(IntentId, Intent)>,
     /// The highest slice id in it.
     pub highest: Option<SliceId>,
     /// Blocks to upload.
@@ -237,7 +237,7 @@ impl Journal {
         };
         let place = self.log.append(Header::of_block(Kind::Block, key), pieces).await?;
         self.state.lock().insert(key, Entry { place, _room: room }).inspect(|old| self.log.release(old.place.segment));
-        self.changed.notify_waiters();
+        self.changed.notify_one();
         Ok(())
     }
 
@@ -292,7 +292,7 @@ impl Journal {
             self.log.release(entry.place.segment);
         }
         if !keys.is_empty() {
-            self.changed.notify_waiters();
+            self.changed.notify_one();
             self.log.reap();
         }
     }
@@ -324,6 +324,11 @@ impl Journal {
         Some(state.blocks[key].staged(*key, *number))
     }
 
+    /// The staged blocks of these slices.
+    pub fn staged_of(&self, ids: &[SliceId]) -> Vec<BlockKey> {
+        self.state.lock().blocks.keys().filter(|key| ids.contains(&key.id)).copied().collect()
+    }
+
     /// Bytes, blocks, age.
     pub fn usage(&self) -> Usage {
         let state = self.state.lock();
@@ -331,7 +336,7 @@ impl Journal {
         Usage { blocks: state.blocks.len() as u64, bytes: state.bytes, oldest }
     }
 
-    /// Told whenever a block was staged or is no longer.
+    /// Told whenever a block was staged or is no longer. For one listener.
     pub fn changed(&self) -> &Notify {
         &self.changed
     }
@@ -426,7 +431,7 @@ fn take_over(door: &dyn Door, volume: &str) -> Result<(Box<dyn Send + Sync>, Tak
 struct Replay {
     blocks: Vec<(BlockKey, Place)>,
     open: Vec<(IntentId, Intent, u64)>,
-    settled: Vec<Intent>,
+    settled: Vec<(IntentId, Intent)>,
     named: HashSet<SliceId>,
     highest: Option<SliceId>,
     next_intent: u64,
@@ -476,7 +481,7 @@ impl Replay {
         Ok(Replay {
             blocks: blocks.into_values().collect(),
             open: open.into_iter().map(|(id, (intent, segment))| (id, intent, segment)).collect(),
-            settled: done.into_iter().map(|(_, (intent, _))| intent).collect(),
+            settled: done.into_iter().map(|(id, (intent, _))| (id, intent)).collect(),
             named,
             highest,
             next_intent,

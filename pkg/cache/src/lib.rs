@@ -10,7 +10,10 @@
 //! The rule kept: nothing here is the only copy, so every failure is a miss. A directory that fails
 //! is taken out with one warning and the others go on.
 //!
-//! Not here: fetching a block that is missing (`cairn_chunk`), and blocks that wait for upload.
+//! Blocks that wait for upload are another matter: they are the only copy. They lie in [`journal`],
+//! which keeps what it promised through a power cut.
+//!
+//! Not here: fetching a block that is missing, and uploading (`cairn_chunk`).
 
 mod block_cache;
 mod block_file;
@@ -26,12 +29,11 @@ mod memory;
 mod ring;
 mod room;
 mod sealed_file;
-mod staged;
+pub mod staged;
 mod stats;
 
 pub use block_cache::BlockCache;
 pub use config::{ChecksumLevel, Config, Eviction};
 pub use error::{Error, Result};
 pub use images::{Building, Found, Image, ImageKey, Images};
-pub use staged::find_staged;
 pub use stats::CacheStats;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use cairn_cache::{BlockCache, ChecksumLevel, Config, Eviction, find_staged};
+use cairn_cache::{BlockCache, ChecksumLevel, Config, Eviction, staged as staging};
 use cairn_crypt::{Algorithm, Cipher, Passphrase, PrivateKey};
 use cairn_env::Env;
 use cairn_types::{BlockKey, KeyLayout, SliceId};
@@ -330,7 +330,7 @@ async fn a_block_linked_from_rawstaging_is_not_evicted() {
     cache.put(key(2, 10), content(key(2, 10)));
     settle().await;
     assert!(path(dir.path(), key(1, 10)).exists() && !path(dir.path(), key(2, 10)).exists());
-    assert_eq!(find_staged(dir.path()).unwrap(), Some(staged));
+    assert_eq!(staging::list(dir.path(), false).unwrap(), [(key(1, 10), staged)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::fetch::{Fetching, INLINE_CODEC_BYTES};
 use crate::pool::Pool;
 use crate::stats::{Counters, add};
-use crate::{ChunkStats, Codec, Config, Error, Loose, Reservation, Result, SliceWriter};
+use crate::{ChunkStats, Codec, Config, Error, Loose, Reservation, Result, SliceWriter, Staging};
 
 /// Blocks of one slice deleted or looked at together.
 const BLOCKS_AT_ONCE: usize = 16;
@@ -36,6 +36,7 @@ pub struct ChunkStore {
     tasks: TaskSet,
     runtime: Handle,
     counters: Counters,
+    staging: Option<Arc<Staging>>,
 }
 
 /// How closely [`ChunkStore::check`] looks.
@@ -62,11 +63,24 @@ impl ChunkStore {
         config: Config,
         cipher: Option<Arc<Cipher>>,
     ) -> Arc<ChunkStore> {
+        ChunkStore::with_staging(env, object, cache, config, cipher, None)
+    }
+
+    /// The same, uploading what is staged on this machine, and staging if its rules say so.
+    pub fn with_staging(
+        env: Env,
+        object: Arc<dyn ObjectStore>,
+        cache: Arc<BlockCache>,
+        config: Config,
+        cipher: Option<Arc<Cipher>>,
+        staging: Option<Staging>,
+    ) -> Arc<ChunkStore> {
         let codec = Codec::new(config.compression, cipher);
         let pool = Pool::new(&config, &codec);
         let tasks = TaskSet::new(env.clone());
         trim_when_idle(&tasks, &pool);
         let store = Arc::new(ChunkStore {
+            staging: staging.map(Arc::new),
             fetching: Fetching::new(&config, &cache),
             runtime: Handle::current(),
             counters: Counters::default(),
@@ -79,6 +93,7 @@ impl ChunkStore {
             tasks,
         });
         rest_when_idle(&store);
+        store.start_uploader();
         store
     }
 
@@ -104,6 +119,14 @@ impl ChunkStore {
 
     pub(crate) fn env(&self) -> &Env {
         &self.env
+    }
+
+    pub(crate) fn staging(&self) -> Option<&Arc<Staging>> {
+        self.staging.as_ref()
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskSet {
+        &self.tasks
     }
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {
@@ -155,13 +178,20 @@ impl ChunkStore {
 
     /// A new slice. The id is in the name of its first upload, so it must be taken for good already.
     pub fn writer(self: &Arc<Self>, id: SliceId) -> SliceWriter {
-        SliceWriter::new(self.clone(), id)
+        SliceWriter::new(self.clone(), id, false)
+    }
+
+    /// The same, but in write-back mode its blocks count as stored once they are staged. Whoever
+    /// commits it must ask [`ChunkStore::about_to_commit`] first.
+    pub fn staging_writer(self: &Arc<Self>, id: SliceId) -> SliceWriter {
+        SliceWriter::new(self.clone(), id, true)
     }
 
     /// A slice of bytes gathered elsewhere, one after the other: several records will point into it.
-    /// It takes no more; its blocks leave with [`SliceWriter::finish`].
+    /// It takes no more; its blocks leave with [`SliceWriter::finish`], staged as those of
+    /// [`ChunkStore::staging_writer`] are.
     pub fn pack(self: &Arc<Self>, id: SliceId, loose: impl IntoIterator<Item = Loose>) -> SliceWriter {
-        SliceWriter::sealed(self.clone(), id, loose)
+        SliceWriter::sealed(self.clone(), id, loose, true)
     }
 
     /// Its blocks, in order.
@@ -181,13 +211,13 @@ impl ChunkStore {
 
     /// Encodes and stores one block. A short one is kept in the cache: whoever writes small files often
     /// reads them again.
-    pub(crate) async fn put_block(&self, key: BlockKey, pieces: Vec<Bytes>) -> Result<()> {
+    pub(crate) async fn put_block(&self, key: BlockKey, pieces: Vec<Bytes>, staging: bool) -> Result<()> {
         let plain = Payload(pieces);
         debug_assert_eq!(plain.len(), key.len as usize, "block {key}");
         let outcome = if self.codec.is_plain() {
-            self.put_object(key, plain.clone()).await
+            self.put_object(key, plain.clone(), staging).await
         } else {
-            self.put_encoded(key, plain.clone()).await
+            self.put_encoded(key, plain.clone(), staging).await
         };
         if outcome.is_err() {
             add(&self.counters.put_errors, 1);
@@ -202,7 +232,10 @@ impl ChunkStore {
         Ok(())
     }
 
-    async fn put_object(&self, key: BlockKey, body: Payload) -> Result<()> {
+    async fn put_object(&self, key: BlockKey, body: Payload, staging: bool) -> Result<()> {
+        if staging && self.stage(key, body.0.clone()).await {
+            return Ok(());
+        }
         let bytes = body.len() as u64;
         let put = self.object.put(&self.object_key(key), body).await;
         put.map_err(|source| Error::Store { key, source })?;
@@ -210,14 +243,14 @@ impl ChunkStore {
         Ok(())
     }
 
-    async fn put_encoded(&self, key: BlockKey, plain: Payload) -> Result<()> {
+    async fn put_encoded(&self, key: BlockKey, plain: Payload, staging: bool) -> Result<()> {
         let codec = self.codec.clone();
         let mut room = self.pool.scratch(codec.scratch_bytes(key.len)).await;
         let encode = move || codec.encode(&plain.0);
         let stored = if key.len <= INLINE_CODEC_BYTES { encode() } else { self.env.blocking(encode).await };
         // What the encoding took on its way is free again; the object stays until it is stored.
         drop(room.split(room.units().saturating_sub(stored.len() as u64)));
-        self.put_object(key, stored.into()).await
+        self.put_object(key, stored.into(), staging).await
     }
 
     /// Deletes all blocks of a slice, in the store and in the caches of this client. Missing ones count
@@ -231,6 +264,8 @@ impl ChunkStore {
     }
 
     pub(crate) async fn delete_blocks(&self, keys: Vec<BlockKey>) -> Result<()> {
+        keys.iter().for_each(|key| self.cache.remove(*key));
+        let keys = self.unstage(keys).await;
         let outcomes = stream::iter(keys).map(|key| self.delete_block(key)).buffer_unordered(BLOCKS_AT_ONCE);
         outcomes.fold(Ok(()), |first, outcome| async { first.and(outcome) }).await
     }
@@ -261,6 +296,9 @@ impl ChunkStore {
     pub async fn check_block(&self, key: BlockKey, depth: Depth) -> Result<()> {
         if depth == Depth::Read {
             return self.get_whole(key).await.map(drop);
+        }
+        if self.is_staged(key) {
+            return Ok(());
         }
         let info = self.object.head(&self.object_key(key)).await.map_err(|e| Error::from_store(key, e))?;
         if self.codec.object_bytes(key.len).contains(&info.bytes) {
@@ -296,6 +334,9 @@ impl ChunkStore {
     /// finish them first.
     pub async fn close(&self) {
         self.tasks.stop().await;
+        if let Some(staging) = &self.staging {
+            staging.close().await;
+        }
     }
 }
 

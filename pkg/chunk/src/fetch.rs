@@ -215,7 +215,7 @@ impl ChunkStore {
     /// of a block is taken for the start of a sequential reader.
     fn wanted(self: &Arc<Self>, key: BlockKey, range: &Range<u32>) -> Range<u32> {
         let len = range.end - range.start;
-        if !self.takes_parts() || len == key.len {
+        if !self.takes_parts() || len == key.len || self.is_staged(key) {
             return 0..key.len;
         }
         if !self.cache().keeps_blocks() {
@@ -347,6 +347,9 @@ impl ChunkStore {
 
     /// One GET, streamed to those who wait where it may be, and what it comes to.
     async fn bring(&self, key: BlockKey, landing: &Landing) -> Result<Bytes> {
+        if let Some(block) = self.staged_plain(key).await? {
+            return Ok(block);
+        }
         if !self.takes_parts() {
             return self.get_whole(key).await;
         }
@@ -396,6 +399,9 @@ impl ChunkStore {
     /// One GET and one decode, past the cache.
     pub(crate) async fn get_whole(&self, key: BlockKey) -> Result<Bytes> {
         self.check_len(key)?;
+        if let Some(block) = self.staged_plain(key).await? {
+            return Ok(block);
+        }
         let codec = self.codec().clone();
         let len = key.len as usize;
         let most = *codec.object_bytes(key.len).end();

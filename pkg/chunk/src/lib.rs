@@ -10,6 +10,9 @@
 //! read from memory is a reference into the cached block. A missing block is one GET, however many
 //! readers want it.
 //!
+//! In write-back mode (`staging.rs`) a block counts as stored once this machine's disk has it, and
+//! goes to the store behind everybody's back.
+//!
 //! Not here: which slice a reader sees at an offset (`cairn_meta::overlay`), and files.
 
 mod block_buffer;
@@ -25,8 +28,10 @@ mod parts;
 mod patch;
 mod pool;
 mod slice_writer;
+mod staging;
 mod stats;
 
+pub use cairn_cache::journal::{Intent, IntentId, IntentSlice, Recovered};
 pub use cairn_cache::{Found, Image, ImageKey, Images};
 pub use chunk_store::{ChunkStore, Depth};
 pub use codec::Codec;
@@ -35,4 +40,5 @@ pub use error::{Error, Result};
 pub use patch::{Loose, Patch};
 pub use pool::Reservation;
 pub use slice_writer::{SliceWriter, StoredSlice};
+pub use staging::{RawStaging, Staging, StagingRules, StagingStats, UploadHours};
 pub use stats::ChunkStats;

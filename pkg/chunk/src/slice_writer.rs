@@ -44,6 +44,8 @@ pub struct SliceWriter {
 struct Shared {
     store: Arc<ChunkStore>,
     id: SliceId,
+    /// Its blocks may be staged.
+    staging: bool,
     state: Mutex<State>,
     /// A block was stored, or failed.
     settled: Notify,
@@ -77,14 +79,21 @@ enum Part {
 }
 
 impl SliceWriter {
-    pub(crate) fn new(store: Arc<ChunkStore>, id: SliceId) -> SliceWriter {
+    pub(crate) fn new(store: Arc<ChunkStore>, id: SliceId, staging: bool) -> SliceWriter {
         let state = State { len: 0, blocks: vec![], sealed: false, discarded: false, first_stored: None };
-        SliceWriter { shared: Arc::new(Shared { store, id, state: Mutex::new(state), settled: Notify::new() }) }
+        SliceWriter {
+            shared: Arc::new(Shared { store, id, staging, state: Mutex::new(state), settled: Notify::new() }),
+        }
     }
 
     /// A sealed slice of bytes that are there already; they leave with [`SliceWriter::finish`].
-    pub(crate) fn sealed(store: Arc<ChunkStore>, id: SliceId, loose: impl IntoIterator<Item = Loose>) -> SliceWriter {
-        let writer = SliceWriter::new(store, id);
+    pub(crate) fn sealed(
+        store: Arc<ChunkStore>,
+        id: SliceId,
+        loose: impl IntoIterator<Item = Loose>,
+        staging: bool,
+    ) -> SliceWriter {
+        let writer = SliceWriter::new(store, id, staging);
         let mut blocks = Blocks::new(writer.block_bytes() as usize);
         loose.into_iter().for_each(|loose| blocks.add(loose));
         let (len, blocks) = blocks.done();
@@ -340,7 +349,7 @@ impl SliceWriter {
         self.shared.store.spawn(async move {
             let mut upload = upload;
             let store = upload.shared.store.clone();
-            upload.outcome = Some(store.put_block(key, pieces).await);
+            upload.outcome = Some(store.put_block(key, pieces, upload.shared.staging).await);
         });
     }
 

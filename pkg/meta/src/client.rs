@@ -397,6 +397,18 @@ impl Meta {
         self.next_id(Ids::Slices).await.map(SliceId)
     }
 
+    /// Makes sure that no id up to `highest` is handed out any more, here or elsewhere. `true`: the
+    /// engine was behind, so it has lost what it had committed before.
+    pub async fn pass_slice_ids(&self, highest: SliceId) -> Result<bool> {
+        let _refilling = self.slices.refill.lock().await;
+        let slice = highest.0.max(self.slices.highest());
+        let [_, pushed] = self.run_durable(FenceIds { inode: 0, slice }, Durability::Power).await?;
+        if pushed {
+            self.slices.abandon();
+        }
+        Ok(pushed)
+    }
+
     // --- names
 
     /// What `name` in `parent` stands for.

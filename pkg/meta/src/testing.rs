@@ -8,7 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use cairn_env::Env;
-use cairn_types::{AclEntry, AclRule, ChunkIndex, FileType, Flags, Format, Ino, SliceRecord, SliceRef, Timestamp};
+use cairn_types::{
+    AclEntry, AclRule, ChunkIndex, FileType, Flags, Format, Ino, SliceId, SliceRecord, SliceRef, Timestamp,
+};
 
 use crate::ops::remove::ReleaseSustained;
 use crate::ops::session::{EndSession, SetIfSmall};
@@ -100,6 +102,7 @@ facts! {
     stamps_are_won_once,
     directories_are_paged_by_name,
     a_failed_operation_changes_nothing,
+    ids_found_elsewhere_are_passed,
 }
 
 /// Runs every fact on a volume of its own, made by `fresh`. Panics with the fact's name.
@@ -628,6 +631,14 @@ impl Op for PutQuota {
     fn apply(&self, _: &Context, tx: &mut dyn Txn) -> Result<()> {
         tx.put_quota(self.0, &self.1)
     }
+}
+
+async fn ids_found_elsewhere_are_passed(f: Fixture) {
+    let id = f.meta.next_slice_id().await.unwrap();
+    assert!(!f.meta.pass_slice_ids(id).await.unwrap(), "the engine knows of it");
+    let far = SliceId(id.0 + 1_000_000);
+    assert!(f.meta.pass_slice_ids(far).await.unwrap(), "the engine was behind");
+    assert!(f.meta.next_slice_id().await.unwrap() > far);
 }
 
 async fn quotas_stop_growth(f: Fixture) {

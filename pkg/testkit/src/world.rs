@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use cairn_cache::journal::{Journal, Settings, SimulatedDisk};
 use cairn_cache::{BlockCache, ChecksumLevel, Eviction};
-use cairn_chunk::ChunkStore;
+use cairn_chunk::{ChunkStore, RawStaging, Staging, StagingRules};
 use cairn_env::Env;
 use cairn_meta::engine::mem::{Faults as EngineFaults, MemEngine};
 use cairn_meta::engine::{Options as OpenOptions, open as open_engine};
@@ -43,6 +44,10 @@ pub struct Options {
     pub compression: &'static str,
     /// Memory for cached blocks; little makes readers go to the store.
     pub cache_bytes: u64,
+    /// Blocks are staged on a disk that forgets what was not synced.
+    pub write_back: bool,
+    /// A canary: that disk says that it has synced, and has not.
+    pub idle_disk: bool,
     /// A canary: the store loses an object whenever the client goes.
     pub forgetful: bool,
 }
@@ -50,7 +55,15 @@ pub struct Options {
 impl Options {
     /// A quiet world.
     pub fn quiet(engine: EngineKind) -> Options {
-        Options { engine, faults: false, compression: "lz4", cache_bytes: 1 << 20, forgetful: false }
+        Options {
+            engine,
+            faults: false,
+            compression: "lz4",
+            cache_bytes: 1 << 20,
+            write_back: false,
+            idle_disk: false,
+            forgetful: false,
+        }
     }
 
     /// One whose store is slow and fails.
@@ -71,6 +84,8 @@ pub struct World {
     /// Records in memory outlive the client that made them.
     memory: Option<Arc<MemEngine>>,
     folder: Option<tempfile::TempDir>,
+    /// What blocks are staged on.
+    disk: SimulatedDisk,
 }
 
 /// A client between mount and death.
@@ -81,6 +96,7 @@ struct Life {
     store: Arc<FaultyStore>,
     cache: Arc<BlockCache>,
     meta: Arc<Meta>,
+    chunk: Arc<ChunkStore>,
     vfs: Arc<Vfs>,
     // Last, so that tasks end after everything above was let go of.
     runtime: Runtime,
@@ -93,7 +109,12 @@ impl World {
     /// Formats a volume and opens it.
     pub fn new(seed: u64, options: Options) -> Result<World, String> {
         let folder = (options.engine == EngineKind::Sqlite).then(tempfile::tempdir).transpose().map_err(words)?;
-        let mut world = World { seed, options, lives: 0, lived: Duration::ZERO, life: None, memory: None, folder };
+        let disk = SimulatedDisk::new();
+        if options.idle_disk {
+            disk.idle_all_syncs();
+        }
+        let mut world =
+            World { seed, options, lives: 0, lived: Duration::ZERO, life: None, memory: None, folder, disk };
         world.live(Objects::new(), true)?;
         Ok(world)
     }
@@ -160,6 +181,7 @@ impl World {
         life.store.set_faults(Faults::default());
         life.runtime.block_on(life.close())?;
         let objects = self.die();
+        self.disk.killed();
         self.live(objects, false)
     }
 
@@ -167,7 +189,16 @@ impl World {
     /// the power went (true), and what it had not promised to survive that is lost.
     pub fn cut_power(&mut self) -> Result<bool, String> {
         let only_killed = self.life().env.random_below(3) == 0;
+        let mut chance = self.life().env.random();
         let objects = self.die();
+        if only_killed {
+            self.disk.killed();
+        } else {
+            self.disk.power_cut(|n| {
+                chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (chance >> 33) % n
+            });
+        }
         if let Some(memory) = self.memory.as_ref().filter(|_| !only_killed) {
             memory.power_cut();
         }
@@ -208,8 +239,8 @@ impl World {
         };
         let runtime = runtime.map_err(words)?;
         let opened = runtime.block_on(self.open(objects, format));
-        let (env, engine, objects, store, cache, meta, vfs) = opened?;
-        self.life = Some(Life { env, engine, objects, store, cache, meta, vfs, runtime });
+        let (env, engine, objects, store, cache, meta, chunk, vfs) = opened?;
+        self.life = Some(Life { env, engine, objects, store, cache, meta, chunk, vfs, runtime });
         Ok(())
     }
 
@@ -244,9 +275,19 @@ impl World {
         }
         let cache = BlockCache::open(env.clone(), cache_config(&setting, self.options.cache_bytes)).map_err(words)?;
         let limited = stack(&env, store.clone(), &limits());
-        let chunk = ChunkStore::new(env.clone(), limited, cache.clone(), chunk_config(&setting));
-        let vfs = Vfs::new(&env, meta.clone(), chunk, Parts::none(), vfs_config());
-        Ok((env, engine, objects, store, cache, meta, vfs))
+        let config = chunk_config(&setting);
+        let chunk = if self.options.write_back {
+            let (journal, recovered) =
+                Journal::open(&env, self.disk.door(), journal_settings(&setting)).await.map_err(words)?;
+            let staging = Staging::new(staging_rules(self.seed), Some(journal), RawStaging::default());
+            let chunk = ChunkStore::with_staging(env.clone(), limited, cache.clone(), config, None, Some(staging));
+            cairn_vfs::replay(&meta, &chunk, recovered).await.map_err(words)?;
+            chunk
+        } else {
+            ChunkStore::new(env.clone(), limited, cache.clone(), config)
+        };
+        let vfs = Vfs::new(&env, meta.clone(), chunk.clone(), Parts::none(), vfs_config());
+        Ok((env, engine, objects, store, cache, meta, chunk, vfs))
     }
 
     async fn open_engine(&mut self, env: &Env) -> Result<Arc<dyn Engine>, String> {
@@ -288,11 +329,13 @@ impl World {
     }
 }
 
-type Opened = (Env, Arc<dyn Engine>, Arc<MemStore>, Arc<FaultyStore>, Arc<BlockCache>, Arc<Meta>, Arc<Vfs>);
+type Opened =
+    (Env, Arc<dyn Engine>, Arc<MemStore>, Arc<FaultyStore>, Arc<BlockCache>, Arc<Meta>, Arc<ChunkStore>, Arc<Vfs>);
 
 impl Life {
     async fn close(&self) -> Result<(), String> {
         self.vfs.close().await.map_err(|e| format!("close: {e}"))?;
+        self.chunk.close().await;
         self.meta.close_session().await.map_err(words)?;
         self.cache.close().await;
         self.meta.close().await;
@@ -359,6 +402,23 @@ fn chunk_config(setting: &Format) -> cairn_chunk::Config {
         prefetch: 1,
         max_readahead: 4 << 20,
         cache_full_blocks: true,
+    }
+}
+
+fn journal_settings(setting: &Format) -> Settings {
+    Settings { volume: setting.uuid.clone(), segment_bytes: 1 << 20, staged_bytes_max: 0, keep_free: 0.0 }
+}
+
+/// In every other world blocks stay on the disk for an hour: there it is the only one that has them.
+fn staging_rules(seed: u64) -> StagingRules {
+    StagingRules {
+        write_back: true,
+        upload_delay: Duration::from_secs(seed % 2 * 3600),
+        upload_hours: None,
+        threshold_bytes: 0,
+        stage_writes_max: 1000,
+        uploads_max: 4,
+        set_aside: std::env::temp_dir().join("cairn-testkit-set-aside"),
     }
 }
 

@@ -31,3 +31,22 @@ fn a_store_that_forgets_is_found_out() {
     assert!(short.len() <= 10, "{} steps are left: {short:#?}", short.len());
     assert!(short.iter().any(|s| matches!(s, Step::Write { .. } | Step::CopyRange { .. })), "{short:#?}");
 }
+
+#[test]
+fn a_world_that_writes_back_keeps_its_promises() {
+    let options = Options { write_back: true, ..Options::stormy() };
+    if let Err(failure) = check(1, Mix { steps: 60, faults: true }, &options) {
+        panic!("{failure}");
+    }
+}
+
+/// A canary: a disk that only says that it syncs must not pass.
+#[test]
+fn a_disk_that_does_not_sync_is_found_out() {
+    let options = Options { write_back: true, idle_disk: true, cache_bytes: 0, ..Options::quiet(EngineKind::Mem) };
+    let found = (1..60).any(|seed| {
+        let steps = generate(seed, Mix { steps: 100, faults: true });
+        run_once(seed, &steps, &options).is_err()
+    });
+    assert!(found, "a disk that forgets must be noticed");
+}

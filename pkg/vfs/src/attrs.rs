@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cairn_meta::{Cred, SetAttr, Want, XattrMode};
+use cairn_meta::{Cred, Durability, SetAttr, Want, XattrMode};
 use cairn_types::{Attr, Ino};
 
 use crate::Result;
@@ -37,6 +37,12 @@ impl Core {
             self.note_change();
             return Ok(attr);
         };
+        // The journal knows the time the file had: after a crash another one would look like somebody
+        // else's change.
+        let is_noted = !file.state().notes.is_empty();
+        if is_noted && set.mtime.is_some() {
+            self.flush(&file, Durability::Process).await?;
+        }
         // No commit may be under way: it would set the time of its writes after ours, and its
         // answer would come with attributes older than ours.
         let _order = file.commit.lock().await;

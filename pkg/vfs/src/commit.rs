@@ -27,6 +27,7 @@ use crate::passing::Passing;
 use crate::pending::{Slot, Upload, Upto};
 use crate::readahead::Lender;
 use crate::tail::Merge;
+use crate::write_back::Closes;
 use crate::{Config, Error, Result};
 
 /// Slices named by one transaction at most.
@@ -43,6 +44,7 @@ pub(crate) struct Core {
     pub(crate) flusher: Flusher,
     pub(crate) ids: IdStash,
     pub(crate) gather: Gather,
+    pub(crate) closes: Closes,
     pub(crate) ahead: Arc<Lender>,
     /// Set where files may be passed through.
     pub(crate) passing: OnceLock<Passing>,
@@ -67,6 +69,7 @@ impl Core {
             flusher: Flusher::new(),
             ids: IdStash::default(),
             gather: Gather::default(),
+            closes: Closes::new(),
             generation: AtomicU64::new(0),
             // The first fsync syncs what was committed before this client looked.
             changes: AtomicU64::new(1),
@@ -132,8 +135,10 @@ impl Core {
                 (stored_front(&state, upto, limit), state.set_mtime())
             };
             if batch.slots == 0 {
+                self.settle_notes(file).await;
                 return Ok(());
             }
+            self.make_safe(file, batch.slots).await?;
             let (count, before) = (batch.slots, self.change_count());
             let demands = !batch.unchanged.is_empty() || !batch.replaces.is_empty();
             let shared = unnamed(&batch.uploads);
@@ -198,6 +203,7 @@ impl Core {
         file.drained.notify_waiters();
         let bytes: u64 = slots.iter().map(|s| u64::from(s.len)).sum();
         warn!(ino = file.ino.0, bytes, %error, "unwritten data is dropped");
+        self.settle_notes(file).await;
         self.discard(file, slots).await;
     }
 
@@ -228,6 +234,7 @@ impl Core {
             state.pop(count)
         };
         file.drained.notify_waiters();
+        self.settle_notes(file).await;
         self.discard(file, slots).await;
     }
 
@@ -245,6 +252,11 @@ impl Core {
                 let users = state.queue.iter_mut().filter(|s| Arc::ptr_eq(&s.upload, &upload));
                 users.for_each(|s| s.upload = fresh.clone());
             }
+            // What the journal says of it names the old slice.
+            let notes = std::mem::take(&mut file.state().notes);
+            for (_, note) in notes {
+                self.chunk.settle(note).await;
+            }
             // A commit that seemed to fail may have happened, and some records of a pack may be
             // committed: then gc, not we, decides.
             if !upload.is_shared
@@ -259,7 +271,7 @@ impl Core {
 
     /// The same bytes in a slice of a new name, stored.
     async fn copy(&self, from: &Upload) -> Result<Arc<Upload>> {
-        let fresh = Upload::new(self.chunk.writer(self.ids.next(&self.meta).await?));
+        let fresh = Upload::new(self.chunk.staging_writer(self.ids.next(&self.meta).await?));
         let (size, step) = (from.writer.len(), self.chunk.config().block_bytes);
         let mut off = 0;
         while off < size {

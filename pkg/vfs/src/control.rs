@@ -89,6 +89,9 @@ pub enum ControlRequest {
         /// Files compacted at a time.
         workers: u16,
     },
+    /// 1901, ours: uploads all that is staged on this machine, and waits. Progress: bytes uploaded, and
+    /// bytes in all. From then on an unmount waits too.
+    Drain,
 }
 
 impl ControlRequest {
@@ -323,6 +326,7 @@ fn parse(kind: u32, body: &[u8]) -> Result<ControlRequest, ErrnoByte> {
             let background = b.try_get_u8().map_err(short)? != 0;
             ControlRequest::Cache { paths, workers, background, action: b.try_get_u8().unwrap_or(0) }
         }
+        1901 => ControlRequest::Drain,
         1006 => return Err(NOT_SUPPORTED),
         _ => return Err(INVALID),
     })
@@ -353,6 +357,7 @@ mod tests {
             "before 1.2"
         );
         assert_eq!(parse(1004, b"\0\0\0\x09/a\0\x32\0"), Err(0x16));
+        assert_eq!(parse(1901, &[]), Ok(ControlRequest::Drain));
         assert_eq!(parse(1999, &[]), Err(0x16));
         assert_eq!(parse(1006, &[]), Err(95));
         assert_eq!(parse(1002, &[0, 0, 0]), Err(0x16));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_chunk::{Patch, Reservation, SliceWriter};
+use cairn_chunk::{Intent, IntentId, IntentSlice, Patch, Reservation, SliceWriter};
 use cairn_types::layout::chunk_start;
 use cairn_types::{Attr, ChunkIndex, ChunkSpan, Ino, Timestamp};
 use dashmap::DashMap;
@@ -92,6 +92,8 @@ pub(crate) struct State {
     pub(crate) lock_owners: HashSet<u64>,
     /// A background flush is under way.
     pub(crate) flushing: bool,
+    /// Notes in the journal about slots that are not committed: the newest slot each is about.
+    pub(crate) notes: Vec<(u64, IntentId)>,
 }
 
 /// What a write did.
@@ -138,6 +140,7 @@ impl File {
                 orphan: false,
                 lock_owners: HashSet::new(),
                 flushing: false,
+                notes: Vec::new(),
             }),
         }
     }
@@ -248,6 +251,29 @@ impl State {
             self.set_mtime = None;
         }
         slots
+    }
+
+    /// What a commit of the stored slots up to `upto` would name, for the journal.
+    pub(crate) fn intent(&self, ino: Ino, upto: u64) -> Intent {
+        let slots = self.queue.iter().take_while(|s| s.seq <= upto);
+        let slices = slots.map_while(|s| {
+            let record = s.record(s.upload.stored()?);
+            Some(IntentSlice { index: s.index, record, mtime: s.mtime })
+        });
+        Intent { ino, base: (self.attr.mtime, self.attr.length), set_mtime: self.set_mtime, slices: slices.collect() }
+    }
+
+    /// A note that covers the slots up to `upto`.
+    pub(crate) fn note_covering(&self, upto: u64) -> Option<IntentId> {
+        self.notes.iter().find(|(newest, _)| *newest >= upto).map(|(_, id)| *id)
+    }
+
+    /// Notes about slots that are all gone from the queue.
+    pub(crate) fn take_settled_notes(&mut self) -> Vec<IntentId> {
+        let front = self.queue.front().map_or(u64::MAX, |s| s.seq);
+        let (settled, open) = std::mem::take(&mut self.notes).into_iter().partition(|(newest, _)| *newest < front);
+        self.notes = open;
+        settled.into_iter().map(|(_, id): (u64, IntentId)| id).collect()
     }
 
     /// Data was dropped for good: every handle will be told.

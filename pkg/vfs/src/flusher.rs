@@ -216,7 +216,7 @@ pub(crate) fn flush_behind(core: &Arc<Core>, file: &Arc<File>, upto: Upto) {
     });
 }
 
-fn settle(core: &Core, file: &File, done: crate::Result<()>) {
+pub(crate) fn settle(core: &Core, file: &File, done: crate::Result<()>) {
     let now = core.env.instant();
     let mut state = file.state();
     state.flushing = false;

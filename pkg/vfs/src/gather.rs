@@ -177,6 +177,9 @@ impl Core {
             let state = file.state();
             batches.push((stored_front(&state, *newest, COMMIT_SLICES_MAX), state.set_mtime()));
         }
+        let safe = seats.iter().zip(&batches).filter(|(_, (batch, _))| batch.slots > 0);
+        let safe = join_all(safe.map(|((file, _), (batch, _))| self.make_safe(file, batch.slots))).await;
+        safe.into_iter().collect::<Result<()>>()?;
         let shared = unnamed(batches.iter().flat_map(|(batch, _)| &batch.uploads));
         let _naming = lock_all(shared.iter().map(|upload| &upload.naming)).await;
         // A background flush may have been faster: then there is nothing left to name.
@@ -194,6 +197,7 @@ impl Core {
         let done = self.meta.commit_many(commits, durability).await?;
         for ((file, count, uploads), done) in told.into_iter().zip(done) {
             self.take_over(file, &uploads, done.attr, count);
+            self.settle_notes(file).await;
         }
         self.note_committed(before, durability);
         Ok(())

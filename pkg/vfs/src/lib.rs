@@ -42,12 +42,14 @@ mod pending;
 mod ranges;
 mod readahead;
 mod reader;
+mod replay;
 mod resize;
 mod seek;
 mod tail;
 #[cfg(test)]
 mod tests;
 mod virtual_files;
+mod write_back;
 mod writer;
 
 use std::sync::Arc;
@@ -63,6 +65,7 @@ pub use error::{Error, Result};
 pub use handle::{Fh, OpenFlags, Opened};
 pub use locks::LockRange;
 pub use passing::Passable;
+pub use replay::{Replayed, replay};
 pub use seek::Whence;
 pub use virtual_files::{VIRTUAL_CONFIG, VIRTUAL_CONTROL, VIRTUAL_LOG, VIRTUAL_STATS};
 

@@ -106,7 +106,11 @@ impl Vfs {
         }
         // What has no name any more is nobody's to see elsewhere: it need not be stored now.
         let wanted = handle.flags.write && !file.state().orphan;
-        let done = if wanted { self.core.flush(file, Durability::Process).await } else { Ok(()) };
+        let done = match wanted {
+            true if self.core.chunk.writes_back() => self.core.close_behind(file).await,
+            true => self.core.flush(file, Durability::Process).await,
+            false => Ok(()),
+        };
         told(handle, done)
     }
 

@@ -88,7 +88,7 @@ impl Core {
             let offset = offset.unwrap_or_else(|| state.length());
             check_end(offset, data.len())?;
             let spans = chunk_spans(offset, data.len() as u64);
-            let new_writer = || self.ids.take().map(|id| self.chunk.writer(id));
+            let new_writer = || self.ids.take().map(|id| self.chunk.staging_writer(id));
             state.place(spans, data, room, clock, new_writer, || self.chunk.patch())
         };
         if placed.first && placed.bytes > 0 {

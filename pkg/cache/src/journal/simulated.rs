@@ -31,6 +31,8 @@ struct State {
     syncs: Vec<u64>,
     /// The sync, by its number, that does nothing.
     idle_sync: Option<u64>,
+    /// None does.
+    all_idle: bool,
     /// Calls of this kind fail.
     failing: Option<(Call, io::ErrorKind)>,
     /// Bytes that files may take in all.
@@ -83,6 +85,7 @@ impl SimulatedDisk {
             calls: 0,
             syncs: Vec::new(),
             idle_sync: None,
+            all_idle: false,
             failing: None,
             capacity: u64::MAX,
             is_off: false,
@@ -108,6 +111,11 @@ impl SimulatedDisk {
     /// Makes sync number `sync` (from 0) do nothing.
     pub fn idle_sync(&self, sync: u64) {
         self.state.lock().idle_sync = Some(sync);
+    }
+
+    /// A canary: no sync does anything.
+    pub fn idle_all_syncs(&self) {
+        self.state.lock().all_idle = true;
     }
 
     /// After how many calls each sync so far came.
@@ -223,7 +231,7 @@ impl State {
     /// Is this sync one that does its work?
     fn sync_works(&mut self) -> bool {
         self.syncs.push(self.calls);
-        self.idle_sync != Some(self.syncs.len() as u64 - 1)
+        !self.all_idle && self.idle_sync != Some(self.syncs.len() as u64 - 1)
     }
 
     fn used(&self) -> u64 {

@@ -6,7 +6,6 @@ use cairn_types::{ChunkIndex, Ino, SliceRecord, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::simulated::Call;
 use super::*;
 
 const SEGMENT: u64 = 8 * 1024;

@@ -3,5 +3,6 @@
 mod faults;
 mod model;
 mod read;
+mod staging;
 mod world;
 mod write;

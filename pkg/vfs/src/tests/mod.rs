@@ -8,20 +8,21 @@ mod model;
 mod packs;
 mod streams;
 mod virtuals;
+mod write_back;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_cache::{BlockCache, ChecksumLevel, Eviction};
-use cairn_chunk::ChunkStore;
+use cairn_chunk::{ChunkStore, Recovered, Staging};
 use cairn_env::Env;
 use cairn_meta::engine::mem::MemEngine;
 use cairn_meta::{Cred, Meta, NewNode};
 use cairn_object::testing::{FaultyStore, MemStore};
 use cairn_types::{Compression, Format, Ino, KeyLayout};
 
-use crate::{Config, Fh, OpenFlags, Parts, Result, Vfs};
+use crate::{Config, Fh, OpenFlags, Parts, Replayed, Result, Vfs};
 
 pub(crate) const BLOCK: u32 = 64 << 10;
 pub(crate) const KIB: usize = 1 << 10;
@@ -159,6 +160,18 @@ async fn client(
     config: Config,
     parts: Parts,
 ) -> (Arc<Vfs>, Arc<ChunkStore>) {
+    staging_client(env, engine, store, config, parts, None).await.0
+}
+
+/// The same with blocks staged, or with those that a dead client had staged; and its metadata.
+async fn staging_client(
+    env: &Env,
+    engine: &Arc<MemEngine>,
+    store: &Arc<FaultyStore>,
+    config: Config,
+    parts: Parts,
+    staging: Option<(Staging, Recovered)>,
+) -> ((Arc<Vfs>, Arc<ChunkStore>), Replayed) {
     let meta = Meta::open(env.clone(), engine.clone(), cairn_meta::Config::mount()).await.expect("opens");
     // Nobody compacts here: a writer must not wait for it.
     drop(meta.upkeep());
@@ -184,8 +197,10 @@ async fn client(
         max_readahead: 8 * u64::from(BLOCK),
         cache_full_blocks: true,
     };
-    let chunk = ChunkStore::new(env.clone(), store.clone(), cache, chunks);
-    (Vfs::new(env, meta, chunk.clone(), parts, config), chunk)
+    let (staging, recovered) = staging.unzip();
+    let chunk = ChunkStore::with_staging(env.clone(), store.clone(), cache, chunks, None, staging);
+    let replayed = crate::replay(&meta, &chunk, recovered.unwrap_or_default()).await.expect("replays");
+    ((Vfs::new(env, meta, chunk.clone(), parts, config), chunk), replayed)
 }
 
 /// Bytes that tell where they are.
