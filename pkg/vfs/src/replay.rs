@@ -6,6 +6,7 @@
 //! reported. The blocks are uploaded in any case: somebody may name them whom we cannot see, and gc
 //! knows the others.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -138,8 +139,8 @@ async fn again(meta: &Meta, chunks: &Arc<ChunkStore>, intent: &Intent, own: &mut
 async fn missing<'a>(meta: &Meta, intent: &'a Intent) -> Result<(&'a [IntentSlice], Vec<SliceId>)> {
     let mut lists: HashMap<ChunkIndex, Vec<SliceRecord>> = HashMap::new();
     for slice in &intent.slices {
-        if !lists.contains_key(&slice.index) {
-            lists.insert(slice.index, meta.raw_slices(intent.ino, slice.index).await?);
+        if let Entry::Vacant(unread) = lists.entry(slice.index) {
+            unread.insert(meta.raw_slices(intent.ino, slice.index).await?);
         }
     }
     // A record may show several runs of a pack with the gaps between them.
