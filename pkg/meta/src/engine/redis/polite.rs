@@ -18,8 +18,8 @@ use crate::engine::remote::record::Verb;
 use crate::record::SessionRecord;
 
 /// Shortest time a busy directory is left alone: of it, JuiceFS sleeps away what its back-off had
-/// grown to when it began, some 14 ms.
-const QUIET_LEAST: Duration = Duration::from_millis(36);
+/// grown to when it began, some 10 ms.
+const QUIET_LEAST: Duration = Duration::from_millis(45);
 /// The quiet time in round trips: JuiceFS needs five to seven, and some to begin.
 const QUIET_TRIPS: u32 = 12;
 /// Changes of one directory in a cycle that are no burst yet.
@@ -67,7 +67,7 @@ impl Politeness {
         }
         let Some(dir) = verbs.iter().find_map(changed_directory) else { return };
         let quiet = QUIET_LEAST.max(Duration::from_nanos(self.trip.load(Ordering::Relaxed)) * QUIET_TRIPS);
-        let cycle = quiet * 5 / 3;
+        let cycle = quiet * 4 / 3;
         let since = env.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let (number, phase) = (since / cycle.as_nanos(), since % cycle.as_nanos());
         let is_burst = {
