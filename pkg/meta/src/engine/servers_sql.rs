@@ -160,6 +160,7 @@ impl SqlTestServer {
                 c.args([&format!("--datadir={dir}/data"), &format!("--socket={dir}/my.sock")]);
                 c.args([&format!("--port={port}"), "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=2"]);
                 c.args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M", "--skip-name-resolve"]);
+                c.arg("--innodb-use-native-aio=0");
                 c
             }
         };
@@ -217,6 +218,8 @@ impl SqlTestServer {
             Brand::MariaDb => {
                 let mut c = Command::new("mariadb-install-db");
                 c.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                // Several are installed at once: none needs the share of a real one.
+                c.args(["--innodb-use-native-aio=0", "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"]);
                 c.arg(format!("--user={}", self.user())).arg(format!("--datadir={}", data.display()));
                 c
             }

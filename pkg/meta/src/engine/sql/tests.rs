@@ -118,6 +118,57 @@ async fn crossing(brand: Brand) {
     b.close().await;
 }
 
+/// Creates of several clients in one directory: nothing is run again, nothing deadlocks.
+async fn together(brand: Brand) {
+    let server = SqlTestServer::shared(brand);
+    let url = server.url(&server.fresh_volume());
+    let format = Format { capacity: 1 << 40, inodes: 1 << 30, ..suite_format() };
+    let first = mounted(&url, &format).await;
+    let root = Cred::root();
+    let (dir, _) = first.mknod(&root, Ino::ROOT, b"dir", NewNode::dir(0o755)).await.expect("mkdir");
+    let mut clients: Vec<(Arc<Meta>, Lost)> = Vec::new();
+    for n in 0..3 {
+        let (engine, lost): (Arc<dyn Engine>, Lost) = match brand {
+            Brand::Postgres => {
+                let e = crate::engine::postgres::open(Env::real(), &url, Options::default()).await.expect("it opens");
+                let counted = e.clone();
+                (e, Box::new(move || lost(counted.counts(), counted.server().sql_counts())))
+            }
+            Brand::MariaDb => {
+                let e = crate::engine::mysql::open(Env::real(), &url, Options::default()).await.expect("it opens");
+                let counted = e.clone();
+                (e, Box::new(move || lost(counted.counts(), counted.server().sql_counts())))
+            }
+        };
+        let meta = Meta::open(Env::real(), engine, Config::mount()).await.expect("it opens");
+        meta.start_session(r#"{"Version":"1.4.1+cairn"}"#.into()).await.expect("a session");
+        // Warm: it knows the directory and has ids.
+        meta.mknod(&root, dir, format!("warm{n}").as_bytes(), NewNode::file(0o644)).await.expect("create");
+        clients.push((meta, lost));
+    }
+    let before: u64 = clients.iter().map(|(_, lost)| lost()).sum();
+    let creates = clients.iter().enumerate().flat_map(|(n, (meta, _))| {
+        (0..40).map(move |i| {
+            let meta = meta.clone();
+            async move { meta.mknod(&Cred::root(), dir, format!("{n}-{i}").as_bytes(), NewNode::file(0o644)).await }
+        })
+    });
+    let outcomes = futures::future::join_all(creates).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{:?}", outcomes.iter().find(|o| o.is_err()));
+    assert_eq!(clients.iter().map(|(_, lost)| lost()).sum::<u64>(), before, "no create had to be run again");
+    assert_eq!(first.readdir(dir, b"", 1000, false).await.expect("names").len(), 123);
+    assert_eq!(first.view(crate::testing::CheckInvariants).await.expect("a check"), Vec::<String>::new());
+}
+
+/// How often a client lost so far.
+type Lost = Box<dyn Fn() -> u64 + Send>;
+
+/// Operations run again and transactions sent again.
+fn lost(counts: &crate::engine::remote::Counts, sql: &super::SqlCounts) -> u64 {
+    use std::sync::atomic::Ordering::Relaxed;
+    counts.moved.load(Relaxed) + sql.conflicts.load(Relaxed)
+}
+
 /// A client that changes as the format says JuiceFS does, beside ours in one directory: statement
 /// by statement, edge first, the parent last.
 async fn beside_another(brand: Brand) {
@@ -322,6 +373,7 @@ on_both! {
     postgres_may_lose_its_connection_anywhere, mariadb_may_lose_its_connection_anywhere: cuts;
     operations_wait_for_a_postgres_that_is_away, operations_wait_for_a_mariadb_that_is_away: a_server_away;
     crossing_changes_on_postgres_do_not_fail, crossing_changes_on_mariadb_do_not_fail: crossing;
+    creates_in_one_directory_on_postgres_do_not_fight, creates_in_one_directory_on_mariadb_do_not_fight: together;
     another_client_on_postgres_is_no_trouble, another_client_on_mariadb_is_no_trouble: beside_another;
     what_postgres_refuses_is_told_in_a_sentence, what_mariadb_refuses_is_told_in_a_sentence: refusals;
     a_postgres_that_is_only_read_says_so, a_mariadb_that_is_only_read_says_so: a_server_that_is_only_read;
