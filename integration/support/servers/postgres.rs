@@ -134,8 +134,8 @@ impl Postgres {
         finish(&mut psql).ok();
     }
 
-    fn psql(&self, database: &str) -> std::process::Command {
-        let mut psql = std::process::Command::new(binary("psql"));
+    fn psql(&self, database: &str) -> Command {
+        let mut psql = Command::new(binary("psql"));
         psql.args(["-X", "-q", "-t", "-A", "-U", USER, "-p", &self.port.to_string(), "-d", database]);
         psql.arg("-h").arg(self.socket_folder()).current_dir("/");
         psql
@@ -144,7 +144,7 @@ impl Postgres {
     /// All that is stored in one database, as statements.
     #[track_caller]
     pub(crate) fn dump(&self, database: &str) -> String {
-        let mut dump = std::process::Command::new(binary("pg_dump"));
+        let mut dump = Command::new(binary("pg_dump"));
         dump.args(["-U", USER, "-p", &self.port.to_string(), "-h"]).arg(self.socket_folder()).arg(database);
         let text = finish(&mut dump).ok();
         // Since the security releases of 2025 each dump begins and ends with a word of its own.
