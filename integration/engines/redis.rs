@@ -84,11 +84,13 @@ fn a_user_with_few_rights_is_enough() {
     works(format!("redis://cairn:us3r-word@127.0.0.1:{}/1", redis.port()));
 }
 
+/// Nothing works without scripts yet; that is said at once, by the command that is missing.
 #[test]
-fn where_scripts_are_forbidden_everything_works_without() {
+fn where_scripts_are_forbidden_it_says_so() {
     let rules = "on >us3r-word ~* &* +@all -@scripting";
     let redis = Redis::with(RedisConfig { users: vec![("cairn".into(), rules.into())], ..RedisConfig::default() });
-    works(format!("redis://cairn:us3r-word@127.0.0.1:{}/1", redis.port()));
+    let said = cairn(["status", &format!("redis://cairn:us3r-word@127.0.0.1:{}/1", redis.port())]).refused();
+    assert!(said.contains("evalsha") && !said.contains("us3r-word"), "{said}");
 }
 
 #[test]

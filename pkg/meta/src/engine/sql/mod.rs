@@ -170,8 +170,8 @@ impl<W: Wire> SqlServer<W> {
                  mount it once with JuiceFS 1.4 to bring it up to date"
             ))),
             Holding::Nothing { others } if !options.create => {
-                let but = if others { ", but other tables: is the table prefix right?" } else { "" };
-                Err(Error::Refused(format!("there is no volume in {place}{but}")))
+                let but = if others { ", but other tables (is the table prefix right?)" } else { "" };
+                Err(Error::Refused(format!("there is no volume in {place}{but}; 'cairn format' makes one")))
             }
             Holding::Nothing { .. } => Ok(()),
             Holding::Tables => {
