@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn every_refused_flag_is_known_and_refused_by_name() {
-        for line in ["mount m p --writeback", "mount m p --open-cache 5s", "format m v --ranger-service x"] {
+        for line in ["mount m p --backup-meta 1h", "mount m p --open-cache 5s", "format m v --ranger-service x"] {
             let line = format!("cairn {line}");
             let matches =
                 later::declare(Cli::command()).try_get_matches_from(line.split_whitespace()).expect("known flag");

@@ -44,7 +44,7 @@ impl Mysql {
         folder_of(USER, &data);
         let mut install = command_as(USER, &program("mariadb-install-db", "mariadb-server"));
         install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-        install.arg(format!("--datadir={}", data.display()));
+        install.arg(format!("--datadir={}", data.display())).env("TMPDIR", &data);
         finish(&mut install).ok();
         let extra = extra.iter().map(|s| (*s).to_owned()).collect();
         let mut mysql = Mysql { folder, port: 0, extra, process: None, next: None };
@@ -62,6 +62,8 @@ impl Mysql {
         let mut command = server(Some(USER), &program("mariadbd", "mariadb-server"));
         // It reads the machine's settings unless this comes first.
         command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+        // Each empties its folder of temporary tables when it starts: it must be its own.
+        command.env("TMPDIR", &data);
         command.args([format!("--port={}", self.port), "--bind-address=127.0.0.1".into(), "--skip-log-bin".into()]);
         command.arg(format!("--socket={}", self.socket().display()));
         command.args(["--innodb-buffer-pool-size=64M", "--skip-name-resolve"]).args(&self.extra);

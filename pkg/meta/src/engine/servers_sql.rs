@@ -157,6 +157,8 @@ impl SqlTestServer {
             Brand::MariaDb => {
                 let mut c = Command::new(mariadbd());
                 c.args(["--no-defaults", &format!("--user={}", self.user())]);
+                // Each empties its folder of temporary tables when it starts: it must be its own.
+                c.env("TMPDIR", format!("{dir}/data"));
                 c.args([&format!("--datadir={dir}/data"), &format!("--socket={dir}/my.sock")]);
                 c.args([&format!("--port={port}"), "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=2"]);
                 c.args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M", "--skip-name-resolve"]);
@@ -221,6 +223,7 @@ impl SqlTestServer {
                 // Several are installed at once: none needs the share of a real one.
                 c.args(["--innodb-use-native-aio=0", "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"]);
                 c.arg(format!("--user={}", self.user())).arg(format!("--datadir={}", data.display()));
+                c.env("TMPDIR", &data);
                 c
             }
         };
