@@ -624,7 +624,10 @@ impl Filesystem for KernelFs {
             async move {
                 let (ino, opened) = vfs.create(&cred, Ino(parent.0), &name, node, how, exclusive).await?;
                 if drops && !opened.created && op_answers.known.is_privileged(ino) {
-                    drop_privilege(&vfs, &op_answers, &cred, ino).await?;
+                    if let Err(error) = drop_privilege(&vfs, &op_answers, &cred, ino).await {
+                        give_back(vfs, cred, opened.fh).await;
+                        return Err(error);
+                    }
                 }
                 Ok((ino, opened))
             },
