@@ -285,18 +285,18 @@ async fn who_only_writes_leaves_caches_out_as_long_as_nobody_else_has_them() {
     let beside = w.vfs.open(&w.root, ino, writing).await.expect("opens");
     assert!(!beside.uncached, "somebody has it open with caches");
     for fh in [reader, beside.fh] {
-        w.vfs.release(&w.root, fh, None).await.expect("releases");
+        w.vfs.release(&w.root, fh).await.expect("releases");
     }
     let alone = w.vfs.open(&w.root, ino, writing).await.expect("opens");
     assert!(alone.uncached && !w.vfs.is_watched(alone.fh));
     let later = w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens");
     assert!(later.uncached, "the mode is the inode's");
     assert!(w.vfs.is_watched(alone.fh));
-    w.vfs.release(&w.root, alone.fh, None).await.expect("releases");
+    w.vfs.release(&w.root, alone.fh).await.expect("releases");
     let last = w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens");
     assert!(last.uncached, "one is left that leaves caches out");
     for fh in [later.fh, last.fh] {
-        w.vfs.release(&w.root, fh, None).await.expect("releases");
+        w.vfs.release(&w.root, fh).await.expect("releases");
     }
     assert!(!w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens").uncached);
 }
