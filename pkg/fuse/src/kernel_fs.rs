@@ -622,11 +622,13 @@ impl Filesystem for KernelFs {
             call,
             async move {
                 let (ino, opened) = vfs.create(&cred, Ino(parent.0), &name, node, how, exclusive).await?;
-                if drops && !opened.created && op_answers.known.is_privileged(ino) {
-                    if let Err(error) = drop_privilege(&vfs, &op_answers, &cred, ino).await {
-                        give_back(vfs, cred, opened.fh).await;
-                        return Err(error);
-                    }
+                if drops
+                    && !opened.created
+                    && op_answers.known.is_privileged(ino)
+                    && let Err(error) = drop_privilege(&vfs, &op_answers, &cred, ino).await
+                {
+                    give_back(vfs, cred, opened.fh).await;
+                    return Err(error);
                 }
                 Ok((ino, opened))
             },
