@@ -279,6 +279,8 @@ impl<W: Wire> Server for SqlServer<W> {
     async fn commit(&self, commit: &Commit) -> Result<Outcome> {
         let message = self.tables.message(commit, self.stamps.load(Ordering::Relaxed))?;
         let (mut conflicts, mut stops) = (0, 0);
+        // A connection broke while this was under way, and nothing but its marks can tell what became of it.
+        let mut may_have_happened = false;
         loop {
             let (said, trouble) = self.link.send(message.text()).await?;
             let Some(trouble) = trouble else { return self.applied(&message, &said) };
@@ -293,6 +295,11 @@ impl<W: Wire> Server for SqlServer<W> {
                         .guards
                         .iter()
                         .any(|guard| now.iter().any(|(key, value)| *key == guard.key && !guard.holds(value)));
+                    // The server may have been at the first one still when its mark was looked for.
+                    if moved && may_have_happened && self.left_its_mark(commit).await? {
+                        self.counts.found_applied.fetch_add(1, Ordering::Relaxed);
+                        return self.settled(commit).await;
+                    }
                     if moved {
                         return Ok(Outcome::Moved(now));
                     }
@@ -313,7 +320,8 @@ impl<W: Wire> Server for SqlServer<W> {
                 }
                 Trouble::Lost(_) => {
                     self.counts.resent.fetch_add(1, Ordering::Relaxed);
-                    if !self.stamps.load(Ordering::Relaxed) && self.left_its_mark(commit).await? {
+                    may_have_happened |= !self.stamps.load(Ordering::Relaxed);
+                    if may_have_happened && self.left_its_mark(commit).await? {
                         self.counts.found_applied.fetch_add(1, Ordering::Relaxed);
                         return self.settled(commit).await;
                     }
