@@ -393,6 +393,8 @@ async fn slices_renewed_before_their_commit_are_still_noted() {
     writer.flush(fh).await.expect("the journal takes it");
     let core = &writer.vfs.core;
     let file = core.files.get(ino).unwrap();
+    // The close's own commit has failed by then.
+    world.env.sleep(Duration::from_millis(20)).await;
     // A flush of the older part renews its slice, and fails.
     core.flush_upto(&file, Upto::Slot(0), Durability::Process).await.expect_err("the engine refuses");
     writer.die().await;
