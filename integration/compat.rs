@@ -128,7 +128,7 @@ fn what_a_living_juicefs_staged_is_left_alone() {
     let mut living = Command::new(&program).arg("600").spawn().unwrap();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let info = serde_json::json!({"Version": "1.4.1", "HostName": host, "MountPoint": "/m", "ProcessID": living.id()});
-    let db = rusqlite::Connection::open(fixture.volume.database()).unwrap();
+    let db = rusqlite::Connection::open(fixture.volume.url().strip_prefix("sqlite3://").expect("a file")).unwrap();
     let row = "insert into jfs_session2 (sid, expire, info) values (900, 4000000000, ?1)";
     db.execute(row, [info.to_string().into_bytes()]).unwrap();
     drop(db);

@@ -103,9 +103,12 @@ fn a_journal_left_behind_is_found_by_the_next_mount_and_by_nobody_else_meanwhile
     // Another mount of the same directory cannot stage there; without --writeback it may use the cache.
     let second = volume.path("second");
     fs::create_dir(&second).expect("the folder is ours");
-    let refused = Mounted::start(&volume, &second, KEPT).err().expect("two mounts share no journal");
+    let cache = volume.path("cache");
+    let shared = ["--cache-dir", cache.to_str().expect("UTF-8")];
+    let refused = Mounted::start(&volume, &second, &[&shared[..], KEPT].concat());
+    let refused = refused.err().expect("two mounts share no journal");
     assert!(refused.contains("another mount stages"), "{refused}");
-    drop(Mounted::start(&volume, &second, &[]).expect("it stages nothing"));
+    drop(Mounted::start(&volume, &second, &shared).expect("it stages nothing"));
     stop(mounted);
     assert_eq!(volume.blocks().len(), 0, "SIGTERM leaves the journal to the next mount");
     let mounted = volume.mount(&[]);

@@ -194,7 +194,7 @@ fn bytes(reply: ReplyData, out: Result<Bytes, Errno>) {
 
 /// Gives back a handle whose opener has been told EINTR.
 async fn give_back(vfs: Arc<Vfs>, cred: Cred, fh: Fh) {
-    if let Err(err) = vfs.release(&cred, fh, None).await {
+    if let Err(err) = vfs.release(&cred, fh).await {
         tracing::debug!(%fh, "release after an interrupted open: {err}");
     }
 }
@@ -438,14 +438,13 @@ impl Filesystem for KernelFs {
         ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
-        lock_owner: Option<LockOwner>,
+        _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         let (vfs, cred, call) = self.call(req, "release", ino);
-        let flock_owner = lock_owner.map(|owner| owner.0);
         self.answers.backings.released(Fh(fh.0));
-        self.door.serve(call.unwatched(), async move { vfs.release(&cred, Fh(fh.0), flock_owner).await }, done(reply));
+        self.door.serve(call.unwatched(), async move { vfs.release(&cred, Fh(fh.0)).await }, done(reply));
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -623,8 +622,13 @@ impl Filesystem for KernelFs {
             call,
             async move {
                 let (ino, opened) = vfs.create(&cred, Ino(parent.0), &name, node, how, exclusive).await?;
-                if drops && !opened.created && op_answers.known.is_privileged(ino) {
-                    drop_privilege(&vfs, &op_answers, &cred, ino).await?;
+                if drops
+                    && !opened.created
+                    && op_answers.known.is_privileged(ino)
+                    && let Err(error) = drop_privilege(&vfs, &op_answers, &cred, ino).await
+                {
+                    give_back(vfs, cred, opened.fh).await;
+                    return Err(error);
                 }
                 Ok((ino, opened))
             },
@@ -698,7 +702,7 @@ impl Filesystem for KernelFs {
             call.unwatched(),
             async move {
                 if flock {
-                    vfs.flock(&cred, fh, owner, range.kind, sleep, interrupted).await
+                    vfs.flock(&cred, fh, range.kind, sleep, interrupted).await
                 } else {
                     vfs.setlk(&cred, fh, owner, range, sleep, interrupted).await
                 }

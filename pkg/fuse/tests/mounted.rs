@@ -387,7 +387,7 @@ fn pages_survive_an_open_only_until_somebody_else_writes() {
         let (ino, _) = v.vfs.lookup(&cred, Ino::ROOT, b"f").await.unwrap();
         let fh = v.vfs.open(&cred, ino, write).await.unwrap().fh;
         v.vfs.write(&cred, fh, 0, b"AFTER!", true).await.unwrap();
-        v.vfs.release(&cred, fh, None).await.unwrap();
+        v.vfs.release(&cred, fh).await.unwrap();
     });
     assert_eq!(fs::read(&path).unwrap(), b"AFTER!");
 }

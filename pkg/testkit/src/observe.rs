@@ -76,7 +76,7 @@ async fn content(vfs: &Vfs, cred: &Cred, ino: Ino) -> Result<Content> {
     let flags = OpenFlags { read: true, ..OpenFlags::default() };
     let opened = vfs.open(cred, ino, flags).await?;
     let content = read_all(vfs, cred, opened.fh, vfs.getattr(cred, ino).await?.length).await;
-    vfs.release(cred, opened.fh, None).await?;
+    vfs.release(cred, opened.fh).await?;
     content
 }
 

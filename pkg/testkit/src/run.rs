@@ -124,7 +124,7 @@ impl Runner {
         let Some(open) = self.slots.remove(&slot) else { return Ok(()) };
         let cred = Cred::root();
         let flushed = vfs.flush(&cred, open.fh, 0).await.map_err(|e| no_of(&e));
-        let released = vfs.release(&cred, open.fh, None).await.map_err(|e| no_of(&e));
+        let released = vfs.release(&cred, open.fh).await.map_err(|e| no_of(&e));
         self.model.close(open.id);
         for result in [flushed, released] {
             match result {

@@ -207,13 +207,14 @@ impl Core {
         self.discard(file, slots).await;
     }
 
-    /// Gives slices up that nobody will name: those of which no record is committed or will be.
+    /// Gives slices up that nobody will name: those of which no record is committed or will be. Who else
+    /// may name a shared one is not known here: it is left to gc.
     async fn discard(&self, file: &File, slots: Vec<Slot>) {
         let mut uploads = distinct(slots.iter());
         {
             let state = file.state();
-            uploads
-                .retain(|u| !u.named.load(Ordering::Acquire) && !state.queue.iter().any(|s| Arc::ptr_eq(&s.upload, u)));
+            let is_queued = |u: &Arc<Upload>| state.queue.iter().any(|s| Arc::ptr_eq(&s.upload, u));
+            uploads.retain(|u| !u.is_shared && !u.named.load(Ordering::Acquire) && !is_queued(u));
         }
         for upload in uploads {
             if let Err(error) = upload.writer.discard().await {

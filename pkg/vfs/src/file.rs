@@ -15,7 +15,7 @@ use crate::Error;
 use crate::packing::Fill;
 use crate::passing::Passes;
 use crate::patches::Patched;
-use crate::pending::{Slot, Upload, Upto};
+use crate::pending::{Slot, Upload};
 use crate::ranges::{Run, RunBytes};
 use crate::tail::{Merge, Tail};
 
@@ -100,8 +100,6 @@ pub(crate) struct State {
 pub(crate) struct Placed {
     /// Bytes taken; fewer than asked only when slice ids ran out.
     pub(crate) bytes: usize,
-    /// What to flush to store it.
-    pub(crate) upto: Upto,
     /// Nothing was dirty before.
     pub(crate) first: bool,
 }
@@ -314,7 +312,7 @@ impl State {
         mut new_writer: impl FnMut() -> Option<SliceWriter>,
         new_patch: impl Fn() -> Patch,
     ) -> Placed {
-        let mut placed = Placed { bytes: 0, upto: Upto::Nothing, first: self.is_clean() };
+        let mut placed = Placed { bytes: 0, first: self.is_clean() };
         let mtime = self.next_mtime(clock.1);
         for span in spans {
             let piece = &data[span.at as usize..][..span.len as usize];
@@ -331,10 +329,6 @@ impl State {
             }
             self.dirty_end = self.dirty_end.max(chunk_start(span.index) + u64::from(span.pos + span.len));
             placed.bytes += piece.len();
-        }
-        if placed.bytes > 0 {
-            placed.upto =
-                if self.patches.is_empty() { self.newest().map_or(Upto::Nothing, Upto::Slot) } else { Upto::All };
         }
         placed
     }

@@ -147,7 +147,8 @@ fn due(core: &Core, state: &State, now: Instant) -> Option<Upto> {
     };
     if state.patches.is_empty() {
         let due = state.queue.iter().take_while(|s| is_due(s.born, s.touched, s.is_full())).last();
-        return due.map(|s| Upto::Slot(s.seq));
+        // The newest may still move into a patch, and another take its number.
+        return due.map(|s| if state.newest() == Some(s.seq) { Upto::All } else { Upto::Slot(s.seq) });
     }
     let patch_due = state.patches.values().any(|p| is_due(p.born, p.touched, false));
     let slot_due = state.queue.front().is_some_and(|s| is_due(s.born, s.touched, s.is_full()));

@@ -103,6 +103,8 @@ pub(crate) struct FileHandle {
     pub(crate) touched: AtomicBool,
     /// The kernel serves it by itself.
     pub(crate) passed: AtomicBool,
+    /// It may hold a flock.
+    pub(crate) flocked: AtomicBool,
 }
 
 impl FileHandle {
@@ -122,6 +124,7 @@ impl FileHandle {
             uncached,
             touched: AtomicBool::new(false),
             passed: AtomicBool::new(passed),
+            flocked: AtomicBool::new(false),
         }
     }
 

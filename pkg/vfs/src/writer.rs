@@ -62,7 +62,6 @@ impl Core {
         check_end(offset, data.len())?;
         let file = &handle.file;
         let mut taken = 0;
-        let mut upto = Upto::Nothing;
         while taken < data.len() {
             self.ids.fill(&self.meta).await?;
             self.wait_for_slots(file).await?;
@@ -73,10 +72,10 @@ impl Core {
             let offset = if handle.flags.append { None } else { Some(offset + taken as u64) };
             let placed = self.place(file, offset, rest, &mut room)?;
             taken += placed.bytes;
-            upto = placed.upto;
         }
         if sync && taken > 0 {
-            self.flush_upto(file, upto, Durability::Power).await?;
+            // Not up to a slot: until it is frozen, another write may move the newest into a patch.
+            self.flush_upto(file, Upto::All, Durability::Power).await?;
         }
         Ok(taken as u32)
     }

@@ -1,6 +1,7 @@
 //! Calls on open files and directories, and locks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cairn_meta::Error as MetaError;
@@ -130,14 +131,15 @@ impl Vfs {
         logged!(self, cred, fsync.await, "fsync ({fh},{})", u8::from(data_only))
     }
 
-    /// The last descriptor is gone. Drops the flock of `flock_owner` if there is one.
-    pub async fn release(&self, cred: &Cred, fh: Fh, flock_owner: Option<u64>) -> Result<()> {
+    /// The last descriptor is gone, and with it the handle's flock.
+    pub async fn release(&self, cred: &Cred, fh: Fh) -> Result<()> {
         let release = async {
             match self.handles.take(fh)? {
                 Handle::File(handle) => {
-                    let unlocked = match flock_owner {
-                        Some(owner) => self.core.meta.flock(handle.file.ino, owner, None).await,
-                        None => Ok(()),
+                    let unlocked = if handle.flocked.load(Ordering::Acquire) {
+                        self.core.meta.flock(handle.file.ino, fh.0, None).await
+                    } else {
+                        Ok(())
                     };
                     self.close_handle(&handle).await;
                     unlocked?;
@@ -242,20 +244,29 @@ impl Vfs {
 /// Locks.
 impl Vfs {
     /// flock(2): `None` unlocks. Waits if `block`, until `interrupted` (asked every 100 ms) says so.
+    ///
+    /// The handle is the owner. What the kernel calls one may be used again for the next open before we
+    /// are told of this one's release.
     pub async fn flock(
         &self,
         cred: &Cred,
         fh: Fh,
-        owner: u64,
         kind: Option<FlockKind>,
         block: bool,
         interrupted: impl Fn() -> bool + Send + Sync,
     ) -> Result<()> {
         let flock = async {
             let handle = self.handles.file(fh)?;
-            self.core.lock(handle.file.ino, owner, Lock::Flock { kind }, block, interrupted).await
+            if kind.is_some() {
+                handle.flocked.store(true, Ordering::Release);
+            }
+            self.core.lock(handle.file.ino, fh.0, Lock::Flock { kind }, block, interrupted).await?;
+            if kind.is_none() {
+                handle.flocked.store(false, Ordering::Release);
+            }
+            Ok(())
         };
-        logged!(self, cred, flock.await, "flock ({fh},{owner:016X},{kind:?},{block})")
+        logged!(self, cred, flock.await, "flock ({fh},{kind:?},{block})")
     }
 
     /// The lock that stands in the way of `range`, if any.

@@ -30,7 +30,7 @@ async fn what_a_failed_close_leaves_behind_is_stored_later() {
     w.store.down();
     w.write(fh, 0, b"late").await;
     assert!(w.flush(fh).await.is_err());
-    w.vfs.release(&w.root, fh, None).await.expect("releases");
+    w.vfs.release(&w.root, fh).await.expect("releases");
     w.env.sleep(Duration::from_secs(100)).await;
     assert_eq!(w.vfs.dirty(), (1, 4));
     w.store.up();
@@ -153,7 +153,7 @@ async fn bad_handles_are_refused() {
     let reading = w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens").fh;
     let refused = w.vfs.write(&w.root, reading, 0, b"x", false).await;
     assert!(matches!(refused, Err(Error::BadHandle { .. })), "{refused:?}");
-    w.vfs.release(&w.root, fh, None).await.expect("releases");
+    w.vfs.release(&w.root, fh).await.expect("releases");
     assert!(matches!(w.fsync(fh).await, Err(Error::BadHandle { .. })));
     assert!(matches!(w.vfs.write_now(&w.root, Fh(0), 0, b"x", false), Some(Err(Error::BadHandle { .. }))));
 }

@@ -131,14 +131,14 @@ async fn a_waiting_lock_is_taken_when_it_is_released() {
     let (ino, a) = w.create("a").await;
     let b = w.open(ino).await;
     let never = || false;
-    w.vfs.flock(&w.root, a, 1, Some(FlockKind::Write), false, never).await.expect("free");
-    let held = w.vfs.flock(&w.root, b, 2, Some(FlockKind::Read), false, never).await;
+    w.vfs.flock(&w.root, a, Some(FlockKind::Write), false, never).await.expect("free");
+    let held = w.vfs.flock(&w.root, b, Some(FlockKind::Read), false, never).await;
     assert!(matches!(held, Err(Error::Meta(cairn_meta::Error::WouldBlock))), "{held:?}");
     let begun = w.env.instant();
-    let wait = w.vfs.flock(&w.root, b, 2, Some(FlockKind::Read), true, never);
+    let wait = w.vfs.flock(&w.root, b, Some(FlockKind::Read), true, never);
     let release = async {
         w.env.sleep(Duration::from_millis(3333)).await;
-        w.vfs.release(&w.root, a, Some(1)).await.expect("releases");
+        w.vfs.release(&w.root, a).await.expect("releases");
     };
     let (taken, ()) = tokio::join!(wait, release);
     taken.expect("taken");
@@ -169,10 +169,10 @@ async fn a_waiter_can_be_interrupted() {
     let w = World::new().await;
     let (ino, a) = w.create("a").await;
     let b = w.open(ino).await;
-    w.vfs.flock(&w.root, a, 1, Some(FlockKind::Write), false, || false).await.expect("free");
+    w.vfs.flock(&w.root, a, Some(FlockKind::Write), false, || false).await.expect("free");
     let signal = AtomicBool::new(false);
     let begun = w.env.instant();
-    let wait = w.vfs.flock(&w.root, b, 2, Some(FlockKind::Write), true, || signal.load(Ordering::Relaxed));
+    let wait = w.vfs.flock(&w.root, b, Some(FlockKind::Write), true, || signal.load(Ordering::Relaxed));
     let kill = async {
         w.env.sleep(Duration::from_secs(20)).await;
         signal.store(true, Ordering::Relaxed);

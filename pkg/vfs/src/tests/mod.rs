@@ -126,7 +126,7 @@ impl World {
 
     pub(crate) async fn close(&self, fh: Fh) {
         self.flush(fh).await.expect("flushes");
-        self.vfs.release(&self.root, fh, None).await.expect("releases");
+        self.vfs.release(&self.root, fh).await.expect("releases");
     }
 
     pub(crate) async fn length(&self, ino: Ino) -> u64 {
@@ -138,7 +138,7 @@ impl World {
         let fh = self.vfs.open(&self.root, ino, OpenFlags::reading()).await.expect("opens").fh;
         let len = self.length(ino).await as usize;
         let bytes = self.read(fh, 0, len + 1).await;
-        self.vfs.release(&self.root, fh, None).await.expect("releases");
+        self.vfs.release(&self.root, fh).await.expect("releases");
         bytes
     }
 

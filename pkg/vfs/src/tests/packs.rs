@@ -214,26 +214,29 @@ async fn small_files_closed_at_the_same_moment_share_objects() {
 
 #[tokio::test(start_paused = true)]
 async fn in_company_each_file_hears_its_own_verdict() {
-    let w = world(BLOCK).await;
-    w.store.set_faults(cairn_object::testing::Faults { delay_max: Duration::from_millis(5), ..Default::default() });
-    let mut files = Vec::new();
-    for i in 0..20 {
-        let (ino, fh) = w.create(&format!("f{i}")).await;
-        w.write(fh, 0, &pattern(i, 1000)).await;
-        files.push((i, ino, fh));
+    // The first of a pack, and one in its middle.
+    for gone in [1, 2, 9] {
+        let w = world(BLOCK).await;
+        w.store.set_faults(cairn_object::testing::Faults { delay_max: Duration::from_millis(5), ..Default::default() });
+        let mut files = Vec::new();
+        for i in 0..20 {
+            let (ino, fh) = w.create(&format!("f{i}")).await;
+            w.write(fh, 0, &pattern(i, 1000)).await;
+            files.push((i, ino, fh));
+        }
+        // Another client removes one of them for good: it has no inode any more.
+        let other = w.peer().await;
+        other.vfs.unlink(&w.root, Ino::ROOT, format!("f{gone}").as_bytes()).await.expect("unlinks");
+        let flushes = files.iter().map(|(_, _, fh)| w.flush(*fh));
+        let outcomes = futures::future::join_all(flushes).await;
+        let failed: Vec<usize> = outcomes.iter().enumerate().filter(|(_, o)| o.is_err()).map(|(i, _)| i).collect();
+        assert_eq!(failed, [gone]);
+        let peer = w.peer().await;
+        for (i, ino, _) in files.iter().filter(|(i, ..)| *i != gone) {
+            assert!(peer.content(*ino).await == pattern(*i, 1000), "file {i} without {gone}");
+        }
+        w.is_lawful().await;
     }
-    // Another client removes one of them for good: it has no inode any more.
-    let other = w.peer().await;
-    other.vfs.unlink(&w.root, Ino::ROOT, b"f9").await.expect("unlinks");
-    let flushes = files.iter().map(|(_, _, fh)| w.flush(*fh));
-    let outcomes = futures::future::join_all(flushes).await;
-    let failed: Vec<usize> = outcomes.iter().enumerate().filter(|(_, o)| o.is_err()).map(|(i, _)| i).collect();
-    assert_eq!(failed, [9]);
-    let peer = w.peer().await;
-    for (i, ino, _) in files.iter().filter(|(i, ..)| *i != 9) {
-        assert!(peer.content(*ino).await == pattern(*i, 1000), "file {i}");
-    }
-    w.is_lawful().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,18 +285,18 @@ async fn who_only_writes_leaves_caches_out_as_long_as_nobody_else_has_them() {
     let beside = w.vfs.open(&w.root, ino, writing).await.expect("opens");
     assert!(!beside.uncached, "somebody has it open with caches");
     for fh in [reader, beside.fh] {
-        w.vfs.release(&w.root, fh, None).await.expect("releases");
+        w.vfs.release(&w.root, fh).await.expect("releases");
     }
     let alone = w.vfs.open(&w.root, ino, writing).await.expect("opens");
     assert!(alone.uncached && !w.vfs.is_watched(alone.fh));
     let later = w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens");
     assert!(later.uncached, "the mode is the inode's");
     assert!(w.vfs.is_watched(alone.fh));
-    w.vfs.release(&w.root, alone.fh, None).await.expect("releases");
+    w.vfs.release(&w.root, alone.fh).await.expect("releases");
     let last = w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens");
     assert!(last.uncached, "one is left that leaves caches out");
     for fh in [later.fh, last.fh] {
-        w.vfs.release(&w.root, fh, None).await.expect("releases");
+        w.vfs.release(&w.root, fh).await.expect("releases");
     }
     assert!(!w.vfs.open(&w.root, ino, OpenFlags::reading()).await.expect("opens").uncached);
 }

@@ -78,7 +78,7 @@ impl Far {
             vfs.write(&Cred::root(), opened.fh, (at * MIB) as u64, &vec![at as u8; MIB], false).await.expect("writes");
         }
         vfs.flush(&Cred::root(), opened.fh, 0).await.expect("flushes");
-        vfs.release(&Cred::root(), opened.fh, None).await.expect("releases");
+        vfs.release(&Cred::root(), opened.fh).await.expect("releases");
         store.straggle(u32::MAX, delay);
         Far { env, store, vfs, ino }
     }
@@ -91,7 +91,7 @@ impl Far {
             let bytes = self.vfs.read(&Cred::root(), opened.fh, at as u64, 128 << 10).await.expect("reads");
             assert!(bytes.len() == 128 << 10 && bytes[0] == (at / MIB) as u8 && bytes[bytes.len() - 1] == bytes[0]);
         }
-        self.vfs.release(&Cred::root(), opened.fh, None).await.expect("releases");
+        self.vfs.release(&Cred::root(), opened.fh).await.expect("releases");
         FILE_MIB as f64 / self.env.instant().duration_since(begun).as_secs_f64()
     }
 }

@@ -78,7 +78,7 @@ async fn ask(w: &World, message: &[u8]) -> Vec<u8> {
         let at = message.len() + out.len();
         out.extend(w.vfs.read(&w.root, fh, at as u64, 4096).await.expect("reads"));
     }
-    w.vfs.release(&w.root, fh, None).await.expect("closes");
+    w.vfs.release(&w.root, fh).await.expect("closes");
     out
 }
 
@@ -161,7 +161,7 @@ async fn closing_control_ends_its_work() {
     let fh = open(&w, ".control").await;
     w.write(fh, 0, &message(1008, &[0, 0, 0, 0, 0, 0, 0, 1, 0, 2])).await;
     w.env.sleep(Duration::from_millis(10)).await;
-    w.vfs.release(&w.root, fh, None).await.expect("closes");
+    w.vfs.release(&w.root, fh).await.expect("closes");
     w.vfs.close().await.expect("no task hangs");
 }
 
