@@ -29,12 +29,7 @@ impl World {
         self.staging_peer_with(disk, rules(set_aside), config()).await
     }
 
-    async fn staging_peer_with(
-        &self,
-        disk: &SimulatedDisk,
-        rules: StagingRules,
-        config: crate::Config,
-    ) -> (World, Replayed) {
+    async fn staging_peer_with(&self, disk: &SimulatedDisk, rules: StagingRules, config: Config) -> (World, Replayed) {
         let settings = Settings { volume: format().uuid, segment_bytes: 1 << 20, staged_bytes_max: 0, keep_free: 0.0 };
         let (journal, recovered) = Journal::open(&self.env, disk.door(), settings).await.expect("opens");
         let staging = Staging::new(rules, Some(journal), RawStaging::default());
@@ -163,8 +158,8 @@ async fn utimes_after_a_close_is_not_taken_for_somebody_elses_change() {
     let (ino, fh) = writer.create("a").await;
     writer.write(fh, 0, b"content").await;
     writer.flush(fh).await.unwrap();
-    let time = cairn_types::Timestamp { secs: 5, nanos: 6 };
-    let set = crate::SetAttr { mtime: Some(cairn_meta::SetTime::At(time)), ..Default::default() };
+    let time = Timestamp { secs: 5, nanos: 6 };
+    let set = crate::SetAttr { mtime: Some(SetTime::At(time)), ..Default::default() };
     writer.vfs.setattr(&writer.root, ino, None, set, None).await.unwrap();
     writer.refuse_commits();
     writer.die().await;
@@ -384,7 +379,7 @@ async fn utimes_that_waited_for_a_close_waits_for_its_commit() {
 async fn slices_renewed_before_their_commit_are_still_noted() {
     use crate::pending::Upto;
     let (world, disk, aside) = (World::new().await, SimulatedDisk::new(), tempfile::tempdir().unwrap());
-    let renewing = crate::Config { reupload_age: Duration::ZERO, ..config() };
+    let renewing = Config { reupload_age: Duration::ZERO, ..config() };
     let (writer, _) = world.staging_peer_with(&disk, rules(aside.path()), renewing).await;
     let (ino, fh) = writer.create("a").await;
     writer.write(fh, 0, &pattern(1, 100_000)).await;
