@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use cairn_cache::journal::{Intent, IntentId, Journal, ReadFault};
 use cairn_env::Budget;
-use cairn_types::{BlockKey, SliceRef};
+use cairn_types::{BlockKey, SliceId, SliceRef};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -270,12 +270,35 @@ impl ChunkStore {
             Ok(id) if journal.sync().await.is_ok() => return Ok(Some(id)),
             _ => {}
         }
-        // The disk promises nothing: the store must.
-        let ids = intent.ids();
-        for key in journal.staged_of(&ids) {
-            self.upload_now(staging, key).await?;
-        }
+        self.upload_slices(staging, journal, &intent.ids()).await?;
         Ok(noted.ok())
+    }
+
+    /// To be called with slices found staged, before they are committed: when it returns, all their
+    /// blocks survive a power cut, whether or not this client stages new ones.
+    ///
+    /// # Errors
+    ///
+    /// Neither this disk nor the store keeps a block: the commit must not happen.
+    pub async fn keep_staged(&self, ids: &[SliceId]) -> Result<()> {
+        let Some((staging, journal)) = self.staging().and_then(|s| Some((s, s.journal.as_ref()?))) else {
+            return Ok(());
+        };
+        if journal.sync().await.is_ok() {
+            return Ok(());
+        }
+        self.upload_slices(staging, journal, ids).await
+    }
+
+    /// The disk promises nothing: the store must.
+    async fn upload_slices(&self, staging: &Staging, journal: &Journal, ids: &[SliceId]) -> Result<()> {
+        for key in journal.staged_of(ids) {
+            self.upload_now(staging, key).await?;
+            if staging.lost.lock().contains_key(&key) {
+                return Err(Error::Missing { key });
+            }
+        }
+        Ok(())
     }
 
     /// Takes a note of what will be committed soon, so that a crash before that loses nothing. `None`
@@ -300,7 +323,9 @@ impl ChunkStore {
     pub async fn check_staged(&self, slice: SliceRef) -> Result<()> {
         for key in self.blocks(slice) {
             if self.staged_plain(key).await?.is_none() {
-                self.check_block(key, crate::Depth::Head).await?;
+                // One that is staged and cannot be read is looked for in the store.
+                let depth = if self.is_staged(key) { crate::Depth::Read } else { crate::Depth::Head };
+                self.check_block(key, depth).await?;
             }
         }
         Ok(())

@@ -37,15 +37,18 @@ impl Core {
             self.note_change();
             return Ok(attr);
         };
-        // The journal knows the time the file had: after a crash another one would look like somebody
-        // else's change.
-        let is_noted = !file.state().notes.is_empty();
-        if is_noted && set.mtime.is_some() {
-            self.flush(&file, Durability::Process).await?;
-        }
         // No commit may be under way: it would set the time of its writes after ours, and its
         // answer would come with attributes older than ours.
-        let _order = file.commit.lock().await;
+        let _order = loop {
+            let order = file.commit.lock().await;
+            // The journal knows the time the file had: after a crash another one would look like
+            // somebody else's change.
+            if set.mtime.is_none() || file.state().notes.is_empty() {
+                break order;
+            }
+            drop(order);
+            self.flush(&file, Durability::Process).await?;
+        };
         let attr = self.meta.setattr(cred, ino, set).await?;
         self.note_change();
         let mut state = file.state();

@@ -246,18 +246,27 @@ impl Core {
             u.writer.first_stored().is_some_and(|at| now.saturating_duration_since(at) >= self.config.reupload_age)
         };
         let old: Vec<_> = uploads_upto(&file.state(), upto).into_iter().filter(is_old).collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        let (mut replaced, mut done) = (Vec::new(), Ok(()));
         for upload in old {
-            let fresh = self.copy(&upload).await?;
-            {
-                let mut state = file.state();
-                let users = state.queue.iter_mut().filter(|s| Arc::ptr_eq(&s.upload, &upload));
-                users.for_each(|s| s.upload = fresh.clone());
+            match self.copy(&upload).await {
+                Ok(fresh) => {
+                    let mut state = file.state();
+                    let users = state.queue.iter_mut().filter(|s| Arc::ptr_eq(&s.upload, &upload));
+                    users.for_each(|s| s.upload = fresh.clone());
+                }
+                Err(error) => {
+                    done = Err(error);
+                    break;
+                }
             }
-            // What the journal says of it names the old slice.
-            let notes = std::mem::take(&mut file.state().notes);
-            for (_, note) in notes {
-                self.chunk.settle(note).await;
-            }
+            replaced.push(upload);
+        }
+        // What the journal says of them names the old slices: they go when it names the new ones.
+        let is_noted = self.note_anew(file).await;
+        for upload in replaced.into_iter().filter(|_| is_noted) {
             // A commit that seemed to fail may have happened, and some records of a pack may be
             // committed: then gc, not we, decides.
             if !upload.is_shared
@@ -267,7 +276,7 @@ impl Core {
                 debug!(slice = upload.writer.id().0, %error, "blocks are left to gc");
             }
         }
-        Ok(())
+        done
     }
 
     /// The same bytes in a slice of a new name, stored.

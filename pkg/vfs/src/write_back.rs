@@ -40,13 +40,9 @@ impl Core {
         for staged in join_all(uploads.iter().map(|upload| upload.store())).await {
             staged?;
         }
-        if file.state().note_covering(upto).is_none() {
-            let intent = file.state().intent(file.ino, upto);
-            match self.chunk.note(&intent).await {
-                Some(id) => self.keep_note(file, upto, id).await,
-                // Without a note a crash could lose it: then close waits as in direct mode.
-                None => return self.flush_upto(file, Upto::Slot(upto), Durability::Process).await,
-            }
+        if !self.note_close(file, upto).await {
+            // Without a note a crash could lose it: then close waits as in direct mode.
+            return self.flush_upto(file, Upto::Slot(upto), Durability::Process).await;
         }
         let permit = self.closes.0.acquire(1).await;
         let (core, file) = (self.clone(), file.clone());
@@ -58,10 +54,42 @@ impl Core {
         Ok(())
     }
 
-    /// Remembers a note until its slots are gone; they may be already.
-    async fn keep_note(&self, file: &File, upto: u64, id: cairn_chunk::IntentId) {
+    /// Notes the stored slots up to `upto`. False if the journal does not take it.
+    ///
+    /// Nobody commits meanwhile: the notes about a file are in the order of its commits, and say what
+    /// the file is like before them.
+    async fn note_close(&self, file: &File, upto: u64) -> bool {
+        let _order = file.commit.lock().await;
+        let intent = {
+            let state = file.state();
+            let intent = state.intent(file.ino, upto);
+            // Committed meanwhile, or noted.
+            if intent.slices.is_empty() || state.note_covering(upto).is_some() {
+                return true;
+            }
+            intent
+        };
+        let Some(id) = self.chunk.note(&intent).await else { return false };
         file.state().notes.push((upto, id));
-        self.settle_notes(file).await;
+        true
+    }
+
+    /// To be called by whoever commits, when slots have got new slices: a note of what they are now
+    /// takes the place of those taken before. False: the old slices are all that a crash would leave.
+    pub(crate) async fn note_anew(&self, file: &File) -> bool {
+        let (upto, intent) = {
+            let state = file.state();
+            let Some(upto) = state.notes.iter().map(|(upto, _)| *upto).max() else { return true };
+            (upto, state.intent(file.ino, upto))
+        };
+        let fresh = self.chunk.note(&intent).await;
+        let old = std::mem::replace(&mut file.state().notes, fresh.map(|id| (upto, id)).into_iter().collect());
+        if fresh.is_some() {
+            for (_, note) in old {
+                self.chunk.settle(note).await;
+            }
+        }
+        fresh.is_some()
     }
 
     /// To be called before the `count` oldest slots, all stored, are committed: their blocks survive a

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_cache::BlockCache;
-use cairn_cache::journal::{Journal, Settings, SimulatedDisk};
+use cairn_cache::journal::{Call, Journal, Settings, SimulatedDisk};
 use cairn_chunk::{ChunkStore, Intent, IntentSlice, RawStaging, Staging, StagingRules, UploadHours};
 use cairn_object::ObjectStore;
 use cairn_types::{ChunkIndex, Ino, SliceId, SliceRecord, SliceRef, Timestamp};
@@ -125,4 +125,29 @@ async fn what_is_written_without_staging_goes_to_the_store_at_once() {
     append(&store, &writer, &content(5, 100)).await;
     _ = writer.finish().await.unwrap();
     assert_eq!((world.mem.len(), store.staging_stats().blocks), (1, 0), "compaction never stages");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_that_neither_disk_nor_store_keeps_is_not_to_be_committed() {
+    for is_stored in [true, false] {
+        let (world, disk, aside) = (World::new(), SimulatedDisk::new(), tempfile::tempdir().unwrap());
+        let kept = StagingRules { upload_delay: Duration::from_secs(3600), ..rules(aside.path()) };
+        let store = staging(&world, &disk, kept).await;
+        let writer = store.staging_writer(SliceId(8));
+        append(&store, &writer, &content(8, 100)).await;
+        let slice = writer.finish().await.unwrap().slice();
+        let (name, bytes) = disk.files().remove(0);
+        let at = bytes.windows(100).position(|at| *at == content(8, 100)[..]).expect("it is staged");
+        disk.flip_bit(&name, 8 * at as u64 + 3);
+        disk.fail(Some((Call::Sync, std::io::ErrorKind::Other)));
+        if is_stored {
+            world.put_raw("chunks/0/0/8_0_100", content(8, 100)).await;
+        }
+        assert_eq!(store.check_staged(slice).await.is_ok(), is_stored);
+        let record = SliceRecord::whole(0, slice);
+        let slices = vec![IntentSlice { index: ChunkIndex(0), record, mtime: Timestamp::default() }];
+        let intent = Intent { ino: Ino(2), base: (Timestamp::default(), 0), set_mtime: None, slices };
+        assert_eq!(store.about_to_commit(None, || intent).await.is_ok(), is_stored);
+        assert_eq!(store.staging_stats().lost_blocks, u64::from(!is_stored));
+    }
 }
