@@ -67,7 +67,7 @@ impl Volume {
     /// Opens the volume `config` names. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Refused`] with a sentence for whoever gave the settings; anything else is the words
+    /// [`crate::Error::Refused`] with a sentence for whoever gave the settings; anything else is the words
     /// of the room that could not open.
     pub async fn open(env: &Env, config: Config) -> Result<Volume> {
         let complaints = config.complaints();
