@@ -121,6 +121,9 @@ pub(crate) fn start<F: Filesystem>(fs: F, mountpoint: &Path, session: &fuser::Co
         .spawn(move || {
             let end = match running.join() {
                 Ok(()) => State::Ended,
+                // Reading a device that is gone is no error for fuser. This is its own umount(2) after the
+                // last request, which met the one that ended the session half-way.
+                Err(err) if err.raw_os_error() == Some(libc::ECONNABORTED) => State::Ended,
                 Err(err) => State::Failed(err.to_string()),
             };
             tracing::info!(mountpoint = %ended.display(), ?end, "unmounted");
