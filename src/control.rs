@@ -101,9 +101,7 @@ impl Commands {
             })
             .await;
     }
-}
 
-impl Commands {
     /// Goes on when nobody waits any more; ends with the mount.
     fn warm_behind(&self, cred: Cred, paths: Vec<Vec<u8>>, action: Action, threads: usize) {
         let this = self.clone();

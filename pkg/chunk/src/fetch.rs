@@ -315,17 +315,13 @@ impl ChunkStore {
             outcome = self.bring(key, landing).await;
         }
         if let Ok(block) = &outcome {
-            self.keep(key, block, landing);
+            self.cache().put(key, block.clone());
             if landing.is_lent() {
                 drop(room.split(u64::from(key.len) * (copies - 1)));
                 landing.lend(room);
             }
         }
         self.note_failure(outcome)
-    }
-
-    fn keep(&self, key: BlockKey, block: &Bytes, _landing: &Landing) {
-        self.cache().put(key, block.clone());
     }
 
     /// Memory for a block that somebody waits for: what was only read ahead yields to it.

@@ -81,6 +81,11 @@ impl World {
     }
 }
 
+/// Contents of a folder's files.
+fn files_in(folder: &Path) -> Vec<Vec<u8>> {
+    std::fs::read_dir(folder).unwrap().map(|e| std::fs::read(e.unwrap().path()).unwrap()).collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_close_in_write_back_mode_waits_for_neither_commit_nor_store() {
     let (world, disk, aside) = (World::new().await, SimulatedDisk::new(), tempfile::tempdir().unwrap());
@@ -146,9 +151,7 @@ async fn what_somebody_else_wrote_meanwhile_stays_and_ours_is_set_aside() {
     let (next, replayed) = world.staging_peer(&disk, aside.path()).await;
     assert_eq!(replayed, Replayed { committed: 0, set_aside: 1 });
     assert_eq!(next.content(ino).await, b"theirs"[..]);
-    let kept: Vec<_> =
-        std::fs::read_dir(aside.path()).unwrap().map(|e| std::fs::read(e.unwrap().path()).unwrap()).collect();
-    assert_eq!(kept, [b"ours".to_vec()]);
+    assert_eq!(files_in(aside.path()), [b"ours".to_vec()]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,9 +263,7 @@ async fn a_note_that_cannot_be_done_again_is_set_aside_and_the_others_go_on() {
     let (next, replayed) = world.staging_peer(&disk, aside.path()).await;
     assert_eq!(replayed, Replayed { committed: 1, set_aside: 1 });
     assert_eq!(next.content(ino).await, b"good"[..]);
-    let kept: Vec<_> =
-        std::fs::read_dir(aside.path()).unwrap().map(|e| std::fs::read(e.unwrap().path()).unwrap()).collect();
-    assert_eq!(kept, [b"bad".to_vec()]);
+    assert_eq!(files_in(aside.path()), [b"bad".to_vec()]);
 }
 
 #[tokio::test(start_paused = true)]

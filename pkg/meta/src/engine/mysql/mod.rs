@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cairn_env::Env;
-use futures::StreamExt;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow};
-use sqlx::{AssertSqlSafe, Column, ConnectOptions, Connection, Either, Row as _};
+use sqlx::{AssertSqlSafe, Column, ConnectOptions, Connection, Row as _};
 
 use super::Options;
 use super::remote::Remote;
 use super::sql::dialect::Dialect;
-use super::sql::link::{Trouble, Wire};
+use super::sql::link::{Trouble, Wire, heard};
 use super::sql::rows::{Answer, Row};
 use super::sql::{SqlServer, Tables};
 use crate::Result;
@@ -78,19 +77,7 @@ impl Wire for MySqlWire {
     }
 
     async fn send(connection: &mut MySqlConnection, message: String) -> (Vec<Answer>, Option<Trouble>) {
-        let mut stream = sqlx::raw_sql(AssertSqlSafe(message)).fetch_many(connection);
-        let (mut answers, mut rows) = (Vec::new(), Vec::new());
-        while let Some(item) = stream.next().await {
-            match item {
-                Ok(Either::Left(_)) => answers.push(Answer { rows: std::mem::take(&mut rows) }),
-                Ok(Either::Right(row)) => match cells(&row) {
-                    Ok(row) => rows.push(row),
-                    Err(e) => return (answers, Some(trouble(&e))),
-                },
-                Err(e) => return (answers, Some(trouble(&e))),
-            }
-        }
-        (answers, None)
+        heard(sqlx::raw_sql(AssertSqlSafe(message)).fetch_many(connection), cells, trouble).await
     }
 
     async fn recover(connection: &mut MySqlConnection) -> bool {

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cairn_env::Env;
+use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
+use sqlx::Either;
 use tokio::sync::Semaphore;
 
-use super::rows::Answer;
+use super::rows::{Answer, Row};
 use crate::{Error, Result};
 
 /// Connections at once, unless the URL says otherwise.
@@ -52,6 +54,27 @@ pub enum Trouble {
     Refused(String),
     /// Anything else, in its own words.
     Other(String),
+}
+
+/// What a server says to a message: its answers up to the first trouble, and that. `cells` reads a row of
+/// its, `trouble` its complaints.
+pub(in crate::engine) async fn heard<Done, R>(
+    mut said: impl Stream<Item = sqlx::Result<Either<Done, R>>> + Unpin,
+    cells: impl Fn(&R) -> sqlx::Result<Row>,
+    trouble: impl Fn(&sqlx::Error) -> Trouble,
+) -> (Vec<Answer>, Option<Trouble>) {
+    let (mut answers, mut rows) = (Vec::new(), Vec::new());
+    while let Some(item) = said.next().await {
+        match item {
+            Ok(Either::Left(_)) => answers.push(Answer { rows: std::mem::take(&mut rows) }),
+            Ok(Either::Right(row)) => match cells(&row) {
+                Ok(row) => rows.push(row),
+                Err(e) => return (answers, Some(trouble(&e))),
+            },
+            Err(e) => return (answers, Some(trouble(&e))),
+        }
+    }
+    (answers, None)
 }
 
 impl Trouble {
